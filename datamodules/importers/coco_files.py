@@ -1,0 +1,169 @@
+"""The files of a COCO-format folder: where they are, and what they say."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+
+@dataclass(slots=True)
+class Fault:
+    """An image or annotation that was left out, and why."""
+
+    file: str
+    """Name of the annotation file."""
+    image: Any
+    """Id of the image, None if it has none."""
+    annotation: Any
+    """Id of the annotation, None if the whole image was left out."""
+    reason: str
+
+
+@dataclass(slots=True)
+class CocoImage:
+    """One image record with the records of its annotations."""
+
+    file: str
+    """Name of the annotation file."""
+    folder: Path
+    """Folder that the image lies in."""
+    record: dict[str, Any]
+    split: str | None
+    """`train` or `val` where the folder has its own split, else None."""
+    annotations: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def identity(self) -> Any:
+        """The image's id."""
+        return self.record["id"]
+
+    @property
+    def key(self) -> str:
+        """The image's key in the shards: a number gets COCO's twelve digits."""
+        identity = self.identity
+        return f"{identity:012d}" if isinstance(identity, int) else str(identity).replace(".", "-")
+
+
+@dataclass(slots=True)
+class CocoFolder:
+    """Everything that the annotation files of a folder say."""
+
+    images: list[CocoImage]
+    categories: dict[Any, str]
+    """Name of each category id."""
+    checksums: dict[str, str]
+    """sha256 of each annotation file."""
+    faults: list[Fault]
+    """Records that say nothing usable."""
+
+
+def read_coco(folder: Path) -> CocoFolder:
+    """Read `annotations.json` with `images/`, or COCO's own `annotations/instances_*.json`.
+
+    COCO's own layout keeps its own split where it has both a train and a val file.
+
+    Raises:
+        ValueError: if the folder is missing, is laid out otherwise, has a broken annotation file,
+            or has no image or no annotation.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"no such folder: {folder}")
+    coco = CocoFolder([], {}, {}, [])
+    for path, images, split in _annotation_files(folder):
+        _add_file(coco, path, images, split)
+    if not coco.images or not any(image.annotations for image in coco.images):
+        raise ValueError(f"the data set in {folder} is empty: it has no image with an annotation")
+    return coco
+
+
+def _annotation_files(folder: Path) -> list[tuple[Path, Path, str | None]]:
+    """Each annotation file with the folder of its images and its split."""
+    if (folder / "annotations.json").is_file():
+        return [(folder / "annotations.json", folder / "images", None)]
+    paths = sorted((folder / "annotations").glob("instances_*.json"))
+    if not paths:
+        raise ValueError(
+            f"{folder} is not a COCO-format folder: it has neither annotations.json beside images/"
+            " nor annotations/instances_*.json"
+        )
+    splits = [next((s for s in ("train", "val") if s in path.stem), None) for path in paths]
+    own_split = {"train", "val"} <= set(splits)
+    return [
+        (path, _image_folder(folder, path), split if own_split else None)
+        for path, split in zip(paths, splits, strict=True)
+    ]
+
+
+def _image_folder(folder: Path, path: Path) -> Path:
+    name = path.stem.removeprefix("instances_")
+    candidates = [folder / name, folder / "images" / name, folder / "images"]
+    return next((each for each in candidates if each.is_dir()), candidates[0])
+
+
+def _add_file(coco: CocoFolder, path: Path, folder: Path, split: str | None) -> None:
+    if not folder.is_dir():
+        raise ValueError(f"the images of {path} are missing: no such folder: {folder}")
+    content = path.read_bytes()
+    images, annotations, categories = _sections(path, content)
+    coco.checksums[path.name] = hashlib.sha256(content).hexdigest()
+    coco.categories.update(categories)
+    known = {image.identity: image for image in coco.images}
+    for record in images:
+        fault = _image_fault(record, known)
+        if fault is None:
+            known[record["id"]] = CocoImage(path.name, folder, record, split)
+            coco.images.append(known[record["id"]])
+        else:
+            identity = record.get("id") if isinstance(record, dict) else None
+            coco.faults.append(Fault(path.name, identity, None, fault))
+    for record in annotations:
+        image_id = record.get("image_id") if isinstance(record, dict) else None
+        if image_id in known:
+            known[image_id].annotations.append(record)
+        else:
+            identity = record.get("id") if isinstance(record, dict) else None
+            reason = "its image_id is not among the images"
+            coco.faults.append(Fault(path.name, image_id, identity, reason))
+
+
+def _sections(path: Path, content: bytes) -> tuple[list[Any], list[Any], dict[Any, str]]:
+    """The image records, the annotation records and the names of the categories."""
+    try:
+        record = orjson.loads(content)
+    except orjson.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    try:
+        categories = {each["id"]: str(each["name"]).strip() for each in record["categories"]}
+        return list(record["images"]), list(record["annotations"]), categories
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is not in COCO's format ({error!r}): it needs the lists images, annotations"
+            " and categories, whose entries have an id and a name"
+        ) from error
+
+
+def _image_fault(record: Any, known: dict[Any, CocoImage]) -> str | None:
+    wanted = {"id": int | str, "file_name": str, "width": int, "height": int}
+    if not isinstance(record, dict):
+        return "the image record is not an object"
+    wrong = [name for name, kind in wanted.items() if not isinstance(record.get(name), kind)]
+    if wrong:
+        return f"the image record has no proper {', '.join(wrong)}"
+    if record["id"] in known:
+        return "the image id appears twice"
+    return None
+
+
+def unknown_categories(coco: CocoFolder, names: set[str]) -> Iterator[str]:
+    """Names of categories that a vocabulary does not hold."""
+    return (name for name in coco.categories.values() if concept_name(name, names) is None)
+
+
+def concept_name(category: str, names: set[str]) -> str | None:
+    """The vocabulary's name of a category: the same, but for capital letters; None if unknown."""
+    return next((name for name in (category, category.lower()) if name in names), None)

@@ -1,0 +1,290 @@
+"""The order of samples: a pure function of (seed, epoch, position), the same for every world size.
+
+An epoch's canonical order puts the shards in an order drawn for the epoch and cuts their samples,
+end to end, in `partitions` equal contiguous pieces; what remains at the end rests this epoch.
+Inside a partition, every block of `shuffle_window` samples is shuffled. A global batch takes the
+next equal share of every partition, and a rank takes whole partitions: the same samples meet in the
+same step for every number of ranks that divides the partitions. Nothing is listed: a position is
+arithmetic on the numbers of samples of the shards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datamodules.draws import permutation, sample_seeds
+
+
+class Position(NamedTuple):
+    """Where a run stands in its data: `step` optimizer steps of epoch `epoch` are done."""
+
+    epoch: int = 0
+    step: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        """The position as JSON and checkpoints hold it; `Position(**it)` reads it."""
+        return self._asdict()
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedSample:
+    """One sample in the order."""
+
+    epoch: int
+    partition: int
+    index: int
+    """Its place inside the partition."""
+    shard: int
+    number: int
+    """Its place inside the shard."""
+    seed: int
+    """Seed of every draw made for it, in [0, 2^63)."""
+
+
+class ReadTask(NamedTuple):
+    """What a rank reads at a stretch: its samples of the steps `start` to `stop - 1`, in order."""
+
+    epoch: int
+    start: int
+    stop: int
+    samples: tuple[PlannedSample, ...]
+
+
+class _EpochOrder(NamedTuple):
+    epoch: int
+    shards: NDArray[np.int64]
+    """Shard numbers in this epoch's order."""
+    ends: NDArray[np.int64]
+    """Samples up to and with each of them."""
+
+
+def _check(samples: int, partitions: int, global_batch: int) -> None:
+    if samples == 0:
+        raise ValueError("the data set is empty: its shards hold no sample")
+    if global_batch % partitions:
+        raise ValueError(
+            f"a global batch of {global_batch} samples cannot take an equal share of {partitions}"
+            f" partitions ({global_batch} / {partitions} = {global_batch / partitions:.3g}): make"
+            " the global batch a multiple of data.partitions"
+        )
+    if samples < global_batch:
+        raise ValueError(
+            f"a global batch of {global_batch} samples is more than an epoch has ({samples}): use"
+            " a smaller global batch or more data"
+        )
+
+
+class GlobalPlan:
+    """The order of a training data set.
+
+    Args:
+        counts: samples of each shard, as `DataIndex.counts` has them.
+        seed: seed of the order and of every sample's draws.
+        partitions: canonical sequences that the samples are dealt into.
+        shuffle_window: samples shuffled together; 1 keeps the order inside shards.
+        global_batch: samples that one optimizer step takes from all ranks together.
+
+    Raises:
+        ValueError: if there is no sample, the partitions do not divide the global batch, or an
+            epoch does not fill one global batch.
+    """
+
+    def __init__(
+        self,
+        counts: Sequence[int] | NDArray[np.int64],
+        *,
+        seed: int,
+        partitions: int,
+        shuffle_window: int,
+        global_batch: int,
+    ) -> None:
+        self._counts = np.asarray(counts, np.int64)
+        _check(int(self._counts.sum()), partitions, global_batch)
+        self.seed = seed
+        self.partitions = partitions
+        self.shuffle_window = shuffle_window
+        self.global_batch = global_batch
+        self._cached_order: _EpochOrder | None = None
+
+    @property
+    def samples_per_partition(self) -> int:
+        """Samples of each partition in an epoch."""
+        return int(self._counts.sum()) // self.partitions
+
+    @property
+    def partition_share(self) -> int:
+        """Samples that each partition gives to a global batch."""
+        return self.global_batch // self.partitions
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Global batches in an epoch; what a last, incomplete one would hold rests."""
+        return self.samples_per_partition // self.partition_share
+
+    def after(self, position: Position) -> Position:
+        """The position one step later."""
+        epoch, step = position
+        return Position(epoch, step + 1) if step + 1 < self.steps_per_epoch else Position(epoch + 1)
+
+    def position(self, steps: int) -> Position:
+        """The position after `steps` steps from the start."""
+        return Position(*divmod(steps, self.steps_per_epoch))
+
+    def samples(self, epoch: int, partition: int, start: int, stop: int) -> list[PlannedSample]:
+        """The samples `start` to `stop - 1` of a partition.
+
+        Args:
+            epoch: number of the pass over the data, from 0.
+            partition: number of the partition.
+            start: first place inside the partition.
+            stop: place after the last, at most `samples_per_partition`.
+        """
+        order = self._order(epoch)
+        first = partition * self.samples_per_partition
+        inside = self._shuffled(epoch, partition, start, stop)
+        place = np.searchsorted(order.ends, first + inside, side="right")
+        shards = order.shards[place]
+        numbers = first + inside - (order.ends[place] - self._counts[shards])
+        indices = range(start, stop)
+        seeds = sample_seeds(self.seed, epoch, first + np.arange(start, stop))
+        columns = zip(indices, shards.tolist(), numbers.tolist(), seeds.tolist(), strict=True)
+        return [PlannedSample(epoch, partition, *column) for column in columns]
+
+    def micro_batches(
+        self, position: Position, rank: int, world_size: int, accumulation: int = 1
+    ) -> list[list[PlannedSample]]:
+        """A rank's part of one global batch, cut in equal micro-batches.
+
+        The samples are ordered by (partition, index) and cut in a row.
+
+        Args:
+            position: the step to take.
+            rank: number of the worker.
+            world_size: number of workers; it divides the partitions.
+            accumulation: micro-batches in a step; it divides the rank's part.
+
+        Returns:
+            `accumulation` lists of `global_batch / world_size / accumulation` samples.
+
+        Raises:
+            ValueError: if one of the numbers does not divide the other.
+        """
+        size = self.micro_batch_size(world_size, accumulation)
+        samples = self._steps(rank, world_size, position.epoch, position.step, position.step + 1)
+        return [samples[start : start + size] for start in range(0, len(samples), size)]
+
+    def micro_batch_size(self, world_size: int, accumulation: int = 1) -> int:
+        """Samples of one micro-batch on one rank.
+
+        Raises:
+            ValueError: if the world size does not divide the partitions, or the accumulation does
+                not divide a rank's part of the global batch.
+        """
+        self.check_world_size(world_size)
+        part = self.global_batch // world_size
+        if part % accumulation:
+            raise ValueError(
+                f"a rank's {part} samples of a global batch ({self.global_batch} / {world_size}"
+                f" workers) cannot be cut in {accumulation} equal micro-batches: make the"
+                f" accumulation a divisor of {part}"
+            )
+        return part // accumulation
+
+    def check_world_size(self, world_size: int) -> None:
+        """Make sure that every rank gets equally many partitions.
+
+        Raises:
+            ValueError: if the world size does not divide the partitions.
+        """
+        if self.partitions % world_size:
+            fitting = [n for n in range(1, self.partitions + 1) if self.partitions % n == 0]
+            raise ValueError(
+                f"{world_size} workers cannot share {self.partitions} data partitions equally: use"
+                f" {', '.join(map(str, fitting))} workers, or another data.partitions in a new run"
+            )
+
+    def read_tasks(
+        self, rank: int, world_size: int, start: Position, samples_per_task: int = 32
+    ) -> Iterator[ReadTask]:
+        """What a rank reads from `start` on, without end, in the order that its steps need.
+
+        Args:
+            rank: number of the worker.
+            world_size: number of workers; it divides the partitions.
+            start: the first step to read.
+            samples_per_task: samples in a task, about; a task holds whole steps, at least one.
+
+        Raises:
+            ValueError: if the world size does not divide the partitions.
+        """
+        self.check_world_size(world_size)
+        steps = max(1, samples_per_task * world_size // self.global_batch)
+        epoch, step = start
+        while True:
+            while step < self.steps_per_epoch:
+                stop = min(step + steps, self.steps_per_epoch)
+                samples = self._steps(rank, world_size, epoch, step, stop)
+                yield ReadTask(epoch, step, stop, tuple(samples))
+                step = stop
+            epoch, step = epoch + 1, 0
+
+    def _steps(
+        self, rank: int, world_size: int, epoch: int, start: int, stop: int
+    ) -> list[PlannedSample]:
+        """A rank's samples of the steps `start` to `stop - 1`: by step, partition and index."""
+        share = self.partition_share
+        partitions = [
+            self.samples(epoch, partition, start * share, stop * share)
+            for partition in range(rank, self.partitions, world_size)
+        ]
+        return [
+            sample
+            for first in range(0, (stop - start) * share, share)
+            for samples in partitions
+            for sample in samples[first : first + share]
+        ]
+
+    def _shuffled(self, epoch: int, partition: int, start: int, stop: int) -> NDArray[np.int64]:
+        """Which samples of a partition's unshuffled sequence stand at `start` to `stop - 1`."""
+        window = self.shuffle_window
+        first_block = start // window
+        blocks = []
+        for block in range(first_block, -(-stop // window)):
+            size = min(window, self.samples_per_partition - block * window)
+            order = permutation(size, self.seed, epoch, 1 + partition, block)
+            blocks.append(block * window + order)
+        offset = first_block * window
+        return np.concatenate(blocks)[start - offset : stop - offset]
+
+    def _order(self, epoch: int) -> _EpochOrder:
+        order = self._cached_order
+        if order is None or order.epoch != epoch:
+            shards = permutation(len(self._counts), self.seed, epoch, 0)
+            order = _EpochOrder(epoch, shards, np.cumsum(self._counts[shards]))
+            self._cached_order = order
+        return order
+
+
+def evaluation_samples(
+    counts: Sequence[int] | NDArray[np.int64], rank: int, world_size: int, seed: int
+) -> Iterator[PlannedSample]:
+    """Every sample of a held-out set once: rank r takes the samples r, r + world_size and so on.
+
+    Args:
+        counts: samples of each shard.
+        rank: number of the worker.
+        world_size: number of workers; any number will do, ranks may differ by one sample.
+        seed: seed of the samples' draws, which are the same at every evaluation.
+    """
+    ends = np.cumsum(np.asarray(counts, np.int64))
+    total = int(ends[-1]) if len(ends) else 0
+    for position in range(rank, total, world_size):
+        shard = int(np.searchsorted(ends, position, side="right"))
+        number = position - int(ends[shard]) + int(counts[shard])
+        draws = int(sample_seeds(seed, 0, np.array([position]))[0])
+        yield PlannedSample(0, 0, position, shard, number, draws)

@@ -1,0 +1,74 @@
+"""Bad samples are skipped, counted and listed; too many of them stop the run."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from datamodules.records import BadSample
+
+SHOWN = 3
+"""Bad samples that an error message lists."""
+
+
+class TooManyBadSamplesError(ValueError):
+    """More of the data is bad than the job allows."""
+
+
+class Quarantine:
+    """Counts what a worker reads. Threads may share it.
+
+    Args:
+        max_bad_fraction: share of bad samples, in [0, 1], above which `bad` raises.
+        grace: bad samples tolerated before that share is looked at.
+        on_bad: called with every bad sample, to record it.
+    """
+
+    def __init__(
+        self,
+        max_bad_fraction: float,
+        grace: int,
+        on_bad: Callable[[BadSample], None] | None = None,
+    ) -> None:
+        self._max_bad_fraction = max_bad_fraction
+        self._grace = grace
+        self._on_bad = on_bad
+        self._lock = threading.Lock()
+        self.seen = 0
+        """Samples read, good and bad."""
+        self.samples: list[BadSample] = []
+        """The bad ones."""
+        self.dropped_regions = 0
+        """Regions of good samples that had to be left out."""
+
+    def good(self, dropped_regions: int = 0) -> None:
+        """Count a good sample, and its regions that had to be left out."""
+        with self._lock:
+            self.seen += 1
+            self.dropped_regions += dropped_regions
+
+    def bad(self, sample: BadSample) -> None:
+        """Count, list and record a bad sample.
+
+        Raises:
+            TooManyBadSamplesError: if more than `grace` samples, and more than `max_bad_fraction`
+                of all, are bad.
+        """
+        with self._lock:
+            self.seen += 1
+            self.samples.append(sample)
+            seen, bad = self.seen, len(self.samples)
+        if self._on_bad is not None:
+            self._on_bad(sample)
+        if bad > self._grace and bad > self._max_bad_fraction * seen:
+            raise TooManyBadSamplesError(self._message(seen, bad))
+
+    def _message(self, seen: int, bad: int) -> str:
+        listed = "".join(
+            f"\n  {each.shard}: {each.key}: {each.reason}" for each in self.samples[:SHOWN]
+        )
+        return (
+            f"{bad} of {seen} samples are bad ({bad / seen:.1%}), more than the"
+            f" {self._max_bad_fraction:.1%} that data.max_bad_fraction allows. The first:{listed}\n"
+            "Mend or remove those shards, or raise data.max_bad_fraction"
+        )

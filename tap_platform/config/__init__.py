@@ -1,0 +1,1 @@
+"""The config tree: torch-free pydantic sections."""

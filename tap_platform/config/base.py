@@ -1,0 +1,23 @@
+"""What every config section shares: strict keys, help from docstrings, exact JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Section(BaseModel):
+    """A part of the config tree: immutable, without unknown keys, its field docstrings its help."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        validate_default=True,
+        allow_inf_nan=False,
+    )
+
+    def replaced(self, **changes: Any) -> Any:
+        """A validated copy of this section with some fields changed."""
+        return type(self).model_validate({**self.model_dump(), **changes})

@@ -1,0 +1,125 @@
+"""A job: recipe + data + scale + tracking, in one tree."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Any, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from tap_platform.config.base import Section
+from tap_platform.config.data import DataConfig
+from tap_platform.config.model import TapConfig
+from tap_platform.config.recipe import RecipeConfig, TapPretrainConfig
+from tap_platform.config.tracking import TrackingConfig
+from tap_platform.config.training import (
+    CheckpointConfig,
+    EvaluationConfig,
+    OptimizerConfig,
+    ScaleConfig,
+    ScheduleConfig,
+    TrainingConfig,
+)
+
+
+def _expand_preset(value: Any) -> Any:
+    """Turn `{preset: vit_b, drop_path: 0.2}` into the whole set of sizes."""
+    if isinstance(value, dict) and "preset" in value:
+        from tap_platform.config.model import PRESETS
+
+        name = value["preset"]
+        if name not in PRESETS:
+            raise ValueError(f"no preset named {name!r}: choose one of {', '.join(PRESETS)}")
+        return {**PRESETS[name], **{key: v for key, v in value.items() if key != "preset"}}
+    return value
+
+
+class JobConfig(Section):
+    """Everything that one run needs, resolved."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
+    """Name of the job: lower-case letters, digits, `-` and `_`. Runs are named after it."""
+    project: str = Field("tap", pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
+    """Runs of one project lie together and are tracked together."""
+    storage: str = "runs"
+    """Folder that holds `<project>/<run>/`, the run directories."""
+    seed: int = Field(0, ge=0)
+    """Seed of the initial weights and of dropout; the data's order has a seed of its own."""
+    model: Annotated[TapConfig, BeforeValidator(_expand_preset)]
+    """Sizes of the model; `preset:` names a known set of them, other keys change it."""
+    recipe: RecipeConfig = TapPretrainConfig()
+    """What is optimized."""
+    data: DataConfig
+    """Where samples come from; `source:` picks the kind."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """The optimizer."""
+    schedule: ScheduleConfig = ScheduleConfig()
+    """The learning rate over time."""
+    training: TrainingConfig
+    """Steps, batch and precision."""
+    scale: ScaleConfig = ScaleConfig()
+    """Workers and strategy."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """When checkpoints are written."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """Looks at held-out images."""
+    tracking: TrackingConfig = TrackingConfig()
+    """Where records are sent."""
+
+    @property
+    def micro_batch(self) -> int:
+        """Images in one forward pass of one worker."""
+        return self.training.micro_batch or self.training.global_batch // self.scale.workers
+
+    @property
+    def accumulation(self) -> int:
+        """Forward passes of one worker in one optimizer step."""
+        return self.training.global_batch // (self.scale.workers * self.micro_batch)
+
+    @property
+    def identity(self) -> str:
+        """sha256 of the resolved config."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> Self:
+        workers, total = self.scale.workers, self.training.global_batch
+        partitions = self.data.partitions
+        if partitions % workers:
+            raise ValueError(
+                f"scale.workers {workers} does not divide data.partitions {partitions}: a worker"
+                " takes whole partitions, so that every number of workers sees the same batches;"
+                f" take one of {_divisors(partitions)} workers, or other partitions in a new run"
+            )
+        if total % partitions:
+            raise ValueError(
+                f"data.partitions {partitions} does not divide training.global_batch {total}: every"
+                " partition gives an equal share to a batch"
+            )
+        micro = self.micro_batch
+        if total % (workers * micro):
+            raise ValueError(
+                f"training.global_batch {total} is not a multiple of scale.workers {workers} x"
+                f" training.micro_batch {micro}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Self:
+        if self.training.precision == "fp16" and self.scale.device == "cpu":
+            raise ValueError("training.precision fp16 needs a GPU: take bf16 or fp32 on CPUs")
+        if self.schedule.warmup_steps >= self.training.max_steps:
+            raise ValueError(
+                f"schedule.warmup_steps {self.schedule.warmup_steps} is not below"
+                f" training.max_steps {self.training.max_steps}: the rate would never decay"
+            )
+        jitter = self.data.jitter
+        if jitter.minimum > jitter.maximum:
+            raise ValueError(
+                f"data.jitter.minimum {jitter.minimum} is above data.jitter.maximum {jitter.maximum}"
+            )
+        return self
+
+
+def _divisors(number: int) -> str:
+    return ", ".join(str(n) for n in range(1, number + 1) if number % n == 0)

@@ -1,0 +1,98 @@
+"""From YAML files and dotted overrides to a validated job."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from tap_platform.config.explain import explain
+from tap_platform.config.job import JobConfig
+
+# A section that changes its kind shares no keys with the one that it replaces.
+DISCRIMINATORS = ("source", "type", "preset")
+
+
+def load_job(path: str | Path, overrides: Sequence[str] = ()) -> JobConfig:
+    """Read a job from YAML, follow `extends:`, apply `key.path=value` overrides and validate.
+
+    Raises:
+        ValueError: for a missing or broken file, a malformed override, or a config that does not
+            validate; the message names the file, the dotted key and, for an unknown key, the
+            nearest known one.
+    """
+    tree = read_tree(Path(path))
+    for override in overrides:
+        tree = merge(tree, parse_override(override))
+    return validate_job(tree, where=str(path))
+
+
+def validate_job(tree: Mapping[str, Any], where: str) -> JobConfig:
+    """Validate a plain tree; `where` names it in error messages.
+
+    Raises:
+        ValueError: with one line for every fault.
+    """
+    try:
+        return JobConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ValueError(explain(error, JobConfig, where)) from None
+
+
+def read_tree(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Read one YAML file merged over the files that it extends, without validation."""
+    resolved = path.resolve()
+    if resolved in seen:
+        chain = " -> ".join(str(p) for p in (*seen, resolved))
+        raise ValueError(f"{path}: `extends:` runs in a circle: {chain}")
+    try:
+        tree = yaml.safe_load(resolved.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror}); is the path right?") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: is not YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path}: holds {type(tree).__name__}, expected keys and values")
+    base = tree.pop("extends", None)
+    if base is None:
+        return tree
+    if not isinstance(base, str):
+        raise ValueError(f"{path}: extends: takes the path of one YAML file")
+    return merge(read_tree(resolved.parent / base, (*seen, resolved)), tree)
+
+
+def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay `change` over `base`, section by section; neither is altered."""
+    merged = dict(base)
+    for key, value in change.items():
+        below = merged.get(key)
+        if isinstance(below, Mapping) and isinstance(value, Mapping):
+            same_kind = all(
+                d not in value or d not in below or value[d] == below[d] for d in DISCRIMINATORS
+            )
+            merged[key] = merge(below, value) if same_kind else dict(value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def parse_override(text: str) -> dict[str, Any]:
+    """Turn `optimizer.lr=3e-4` into a nested tree; the value is YAML.
+
+    Raises:
+        ValueError: if there is no `=`, or an empty key.
+    """
+    key, equals, value = text.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise ValueError(f"override {text!r}: expected key=value, such as optimizer.lr=3e-4")
+    try:
+        tree: Any = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ValueError(f"override {text!r}: {value!r} is not a YAML value") from None
+    for part in reversed(parts):
+        tree = {part: tree}
+    return dict(tree)

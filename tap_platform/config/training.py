@@ -1,0 +1,96 @@
+"""How long, how fast and how wide a job trains."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from tap_platform.config.base import Section
+
+
+class OptimizerConfig(Section):
+    """AdamW."""
+
+    lr: float = Field(1e-3, gt=0)
+    """Peak learning rate (paper: 1e-3)."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of the first and second moments (paper: 0.9, 0.999)."""
+    epsilon: float = Field(1e-8, gt=0)
+    """Added to the root of the second moment."""
+    weight_decay: float = Field(0.1, ge=0)
+    """Decoupled weight decay (paper: 0.1)."""
+    decay_rule: Literal["v1.1", "v1.0"] = "v1.1"
+    """`v1.1` decays everything but normalization layers, biases included, which keeps fp16 scores
+    from overflowing; `v1.0` decays weights of more than one dimension only."""
+    gradient_clip: float | None = Field(None, gt=0)
+    """Largest norm of the whole gradient; none by default, for the paper names none."""
+
+
+class ScheduleConfig(Section):
+    """Cosine decay after a linear warm-up. The paper gives the cosine; its ends are open."""
+
+    warmup_steps: int = Field(0, ge=0)
+    """Steps of linear warm-up."""
+    warmup_factor: float = Field(0.001, ge=0, le=1)
+    """Share of the peak rate that the warm-up starts from."""
+    final_factor: float = Field(0.0, ge=0, le=1)
+    """Share of the peak rate that is left at the last step."""
+
+
+class TrainingConfig(Section):
+    """One worker's loop."""
+
+    max_steps: int = Field(gt=0)
+    """Optimizer steps in all."""
+    global_batch: int = Field(gt=0)
+    """Images in one optimizer step, over all workers and micro-batches."""
+    micro_batch: int | None = Field(None, gt=0)
+    """Images in one forward pass of one worker; the rest is gradient accumulation. By default
+    there is none: `global_batch / workers`."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of forward and backward; weights and optimizer stay fp32. fp16 needs a GPU."""
+    log_every: int = Field(10, gt=0)
+    """Steps between two records of the metrics."""
+    watch_gradients: bool = True
+    """Record the norm of the gradient."""
+
+
+class ScaleConfig(Section):
+    """Workers and what each of them gets."""
+
+    workers: int = Field(1, gt=0)
+    """Ray Train workers: one GPU each, or one process each on CPUs."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """`auto` takes GPUs when the cluster has any."""
+    cpus_per_worker: int = Field(1, gt=0)
+    """CPUs reserved for one worker; torch computes with as many threads on a CPU."""
+    strategy: Literal["ddp", "zero_1", "zero_2", "zero_3"] = "ddp"
+    """How the state is shared out: replicated (`ddp`), or DeepSpeed ZeRO with optimizer state (1),
+    gradients too (2) and weights too (3) sharded over the workers."""
+    max_failures: int = Field(0, ge=-1)
+    """Worker failures that are survived by going on from the last checkpoint; -1: any number."""
+
+
+class CheckpointConfig(Section):
+    """When checkpoints are written. The last step always writes one."""
+
+    every_steps: int | None = Field(None, gt=0)
+    """Steps between checkpoints."""
+    every_minutes: float | None = Field(None, gt=0)
+    """Minutes between checkpoints, by the clock of the first worker."""
+    keep_last: int = Field(2, gt=0)
+    """Committed checkpoints kept; older ones are removed."""
+
+
+class EvaluationConfig(Section):
+    """Held-out images, looked at without jitter."""
+
+    every_steps: int | None = Field(None, gt=0)
+    """Steps between two looks during training; none by default."""
+    images: int = Field(64, gt=0)
+    """Held-out images looked at during training, over all workers."""
+    final_images: int | None = Field(None, ge=0)
+    """Held-out images in the final table and pictures; all by default, 0 for no final table."""
+    pictures: int = Field(12, gt=0)
+    """Regions drawn in the picture grid."""

@@ -1,0 +1,1 @@
+"""How well a model segments and names held-out regions: scores, baselines, tables, pictures."""

@@ -1,0 +1,187 @@
+"""A picture of what a model says about held-out regions: prompt, true mask, answer, concept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
+from torch import Tensor
+
+from tap_platform.evaluation.examples import Example, collect_examples
+
+if TYPE_CHECKING:
+    from datamodules.batch import RegionBatch
+    from tap_platform.models import Tap
+
+Colour = tuple[int, int, int]
+
+PAPER: Colour = (246, 247, 249)
+CARD: Colour = (255, 255, 255)
+EDGE: Colour = (222, 226, 232)
+INK: Colour = (32, 38, 46)
+FAINT: Colour = (112, 121, 133)
+RIGHT: Colour = (22, 130, 60)
+WRONG: Colour = (200, 40, 45)
+PROMPT: Colour = (255, 176, 0)
+TRUE: Colour = (0, 122, 204)
+PREDICTED: Colour = (214, 51, 132)
+
+# Everything is drawn twice as large and shrunk at the end: smooth lines without a drawing library.
+_ZOOM = 2
+_MARGIN, _PADDING, _GAP = 16 * _ZOOM, 12 * _ZOOM, 8 * _ZOOM
+_LINE = 19 * _ZOOM
+_LABEL_SIZE, _NAME_SIZE = 12.5 * _ZOOM, 14.5 * _ZOOM
+
+
+def prediction_grid(
+    model: Tap,
+    batches: Iterable[RegionBatch],
+    names: Sequence[str],
+    vocabulary: Tensor,
+    temperature: float,
+    count: int = 8,
+) -> Image.Image:
+    """Show a model's answers about one region from each of the first `count` images.
+
+    Args:
+        model: on any device; it is put in evaluation mode for the while.
+        batches: held-out batches.
+        names: the V concepts.
+        vocabulary: float32 [V, D], their embeddings, unit rows.
+        temperature: what cosine similarities are divided by.
+        count: how many regions.
+
+    Returns:
+        A picture 1200 pixels wide; see `draw_grid`.
+
+    Raises:
+        ValueError: if no image has a region.
+    """
+    examples = collect_examples(model, batches, names, vocabulary, temperature, count)
+    return draw_grid(examples)
+
+
+def draw_grid(examples: Sequence[Example], columns: int = 2, width: int = 1200) -> Image.Image:
+    """Lay examples out as cards of three panels: prompt, true mask, predicted mask.
+
+    Under the panels stand the true concept and the predicted one, green if right and red if wrong.
+
+    Args:
+        examples: in reading order, at least one.
+        columns: cards in a row.
+        width: of the picture, in pixels; the height follows.
+
+    Raises:
+        ValueError: if there is nothing to draw.
+    """
+    if not examples:
+        raise ValueError("no held-out region to draw: the validation split has no regions")
+    card_width = (width * _ZOOM - (columns + 1) * _MARGIN) // columns
+    cards = [_card(example, card_width) for example in examples]
+    step_x, step_y = card_width + _MARGIN, cards[0].height + _MARGIN
+    rows = -(-len(cards) // columns)
+    grid = Image.new("RGB", (width * _ZOOM, rows * step_y + _MARGIN), PAPER)
+    for number, card in enumerate(cards):
+        row, column = divmod(number, columns)
+        grid.paste(card, (_MARGIN + column * step_x, _MARGIN + row * step_y))
+    return grid.resize((width, grid.height // _ZOOM), Image.Resampling.LANCZOS)
+
+
+def _card(example: Example, width: int) -> Image.Image:
+    """One example: three square panels with their captions."""
+    side = (width - 2 * _PADDING - 2 * _GAP) // 3
+    card = Image.new("RGB", (width, side + 2 * _PADDING + 2 * _LINE + _GAP), PAPER)
+    draw = ImageDraw.Draw(card)
+    frame = (0, 0, card.width - 1, card.height - 1)
+    draw.rounded_rectangle(frame, 10 * _ZOOM, CARD, EDGE, _ZOOM)
+    picture = _fitted(example.picture, side)
+    truth = _with_mask(picture, example.true_mask, TRUE)
+    answer = _with_mask(picture, example.predicted_mask, PREDICTED)
+    prediction = f"{example.predicted_concept} {example.probability:.0%}"
+    panels = (
+        (_with_prompt(picture, example), "prompt", "box" if example.box else "one point", INK),
+        (truth, "true mask", example.true_concept or "(no name)", INK),
+        (answer, f"predicted, IoU {example.iou:.2f}", prediction, _verdict(example)),
+    )
+    top = _PADDING + side + _GAP
+    for number, (panel, label, name, colour) in enumerate(panels):
+        left = _PADDING + number * (side + _GAP)
+        card.paste(_squared(panel, side), (left, _PADDING))
+        _write(draw, (left, top), label, FAINT, _LABEL_SIZE, side)
+        _write(draw, (left, top + _LINE), name, colour, _NAME_SIZE, side)
+    return card
+
+
+def _verdict(example: Example) -> Colour:
+    """The colour of the predicted concept."""
+    if example.true_concept is None:
+        return INK
+    return RIGHT if example.predicted_concept == example.true_concept else WRONG
+
+
+def _fitted(picture: NDArray[np.uint8], side: int) -> Image.Image:
+    """The picture, its long side brought to a panel's."""
+    height, width = picture.shape[:2]
+    scale = side / max(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC)
+
+
+def _squared(picture: Image.Image, side: int) -> Image.Image:
+    """A picture in the middle of a square panel."""
+    panel = Image.new("RGB", (side, side), EDGE)
+    panel.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    return panel
+
+
+def _with_prompt(picture: Image.Image, example: Example) -> Image.Image:
+    """The picture with its prompt drawn on it."""
+    shown = picture.copy()
+    draw = ImageDraw.Draw(shown)
+    scale = picture.width / example.picture.shape[1]
+    if example.box:
+        left, top, right, bottom = (value * scale for value in example.box)
+        for grown, colour, width in ((2 * _ZOOM, CARD, 5 * _ZOOM), (_ZOOM, PROMPT, 3 * _ZOOM)):
+            corners = (left - grown, top - grown, right + grown, bottom + grown)
+            draw.rectangle(corners, outline=colour, width=width)
+    if example.point:
+        x, y = ((value + 0.5) * scale for value in example.point)
+        for radius, colour in ((8 * _ZOOM, CARD), (6 * _ZOOM, PROMPT), (2 * _ZOOM, INK)):
+            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
+    return shown
+
+
+def _with_mask(picture: Image.Image, mask: NDArray[np.bool_], colour: Colour) -> Image.Image:
+    """The picture, faded outside a mask and tinted inside, with the mask's outline."""
+    soft = Image.fromarray(mask.astype(np.uint8) * 255)
+    stencil = soft.resize(picture.size, Image.Resampling.BILINEAR).point([0] * 128 + [255] * 128)
+    thick = 2 * _ZOOM + 1
+    outline = ImageChops.difference(
+        stencil.filter(ImageFilter.MaxFilter(thick)), stencil.filter(ImageFilter.MinFilter(thick))
+    )
+    grey = picture.convert("L").convert("RGB")
+    faded = Image.blend(grey, Image.new("RGB", picture.size, CARD), 0.6)
+    tinted = Image.blend(picture, Image.new("RGB", picture.size, colour), 0.3)
+    shown = Image.composite(tinted, faded, stencil)
+    shown.paste(colour, mask=outline)
+    return shown
+
+
+def _write(
+    draw: ImageDraw.ImageDraw,
+    place: tuple[int, int],
+    text: str,
+    colour: Colour,
+    size: float,
+    room: int,
+) -> None:
+    """Write a line, shortened to the room it has, in pixels."""
+    font = ImageFont.load_default(size)
+    shown = text
+    while draw.textlength(shown, font) > room:
+        text = text[:-1]
+        shown = text + "..."
+    draw.text(place, shown, colour, font)

@@ -1,0 +1,1 @@
+"""Where a job runs: plan, local Ray, and the wiring of Ray Train."""

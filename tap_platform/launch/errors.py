@@ -1,0 +1,7 @@
+"""How a run ends badly."""
+
+from __future__ import annotations
+
+
+class RunFailedError(Exception):
+    """Training ended early; the message says why, where the log lies and how to go on."""

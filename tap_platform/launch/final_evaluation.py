@@ -1,0 +1,108 @@
+"""What a run has learned: held-out scores beside two baselines, and a picture."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from datamodules.decode import Frame
+from datamodules.quarantine import Quarantine
+from datamodules.sample_stream import Decoder, EvaluationStream
+from datamodules.vocabulary import Vocabulary
+from tap_platform.config.job import JobConfig
+from tap_platform.evaluation.baselines import evaluate_baselines, measure_training_set
+from tap_platform.evaluation.pictures import prediction_grid
+from tap_platform.evaluation.regions import evaluate_regions
+from tap_platform.evaluation.scores import RegionScores
+from tap_platform.evaluation.table import score_dict, score_markdown, score_table
+from tap_platform.launch.prepare import data_folder
+from tap_platform.models import Tap
+from tap_platform.runs import checkpoints
+from tap_platform.runs.directory import RunDirectory
+from tap_platform.runs.files import write_atomic, write_json
+from tap_platform.runs.metrics import MetricsWriter
+from tap_platform.training.weights import load_model_weights
+
+IMAGES_PER_BATCH = 8
+
+
+def evaluate_run(job: JobConfig, run: RunDirectory, console: Console) -> dict[str, RegionScores]:
+    """Score a run's newest checkpoint, print the table, and write report and picture.
+
+    Returns:
+        Scores of `trained`, `untrained` and `trivial baseline`.
+
+    Raises:
+        ValueError: if the run has no checkpoint.
+    """
+    folder = data_folder(job.data)
+    vocabulary = Vocabulary.load(folder / "vocabulary.safetensors")
+    embeddings = torch.from_numpy(vocabulary.embeddings)
+    trained, step = _trained_model(job, run)
+    held_out = _stream(job, folder / "val", vocabulary, job.evaluation.final_images)
+    with Progress(console=console, transient=True) as bar:
+
+        def score(model: Tap, what: str) -> RegionScores:
+            task = bar.add_task(what, total=held_out.images)
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            return evaluate_regions(
+                model.to(device), held_out, embeddings, lambda images: bar.advance(task, images)
+            )
+
+        scores = {
+            "trained": score(trained, "evaluating the trained model"),
+            "untrained": score(_untrained_model(job), "evaluating the untrained model"),
+            "trivial baseline": evaluate_baselines(
+                held_out, measure_training_set(_stream(job, folder / "train", vocabulary, None))
+            ),
+        }
+        bar.add_task("drawing the picture", total=None)
+        temperature = job.recipe.objective.temperature
+        picture = prediction_grid(
+            trained, held_out, vocabulary.names, embeddings, temperature, job.evaluation.pictures
+        )
+        picture.save(run.pictures / f"held-out-step-{step}.png")
+    _write(run, scores, step)
+    console.print(score_table(scores, title=f"{run.name}, step {step}"))
+    if vocabulary.kind == "category_names":
+        console.print("concept priors: embeddings of the category names, not of a CLIP teacher")
+    return scores
+
+
+def _trained_model(job: JobConfig, run: RunDirectory) -> tuple[Tap, int]:
+    newest = checkpoints.latest(
+        run.checkpoints, on_skipped=lambda folder, why: logging.warning("%s: %s", folder, why)
+    )
+    if newest is None:
+        raise ValueError(f"{run.path} has no checkpoint to evaluate")
+    model = Tap(job.model)
+    model.load_state_dict(load_model_weights(newest))
+    return model, checkpoints.step_of(newest)
+
+
+def _untrained_model(job: JobConfig) -> Tap:
+    """The model as the run began: the same seed gives the same weights."""
+    torch.manual_seed(job.seed)
+    return Tap(job.model)
+
+
+def _stream(
+    job: JobConfig, folder: Path, vocabulary: Vocabulary, images: int | None
+) -> EvaluationStream:
+    quarantine = Quarantine(job.data.max_bad_fraction, job.data.bad_sample_grace)
+    decoder = Decoder(
+        job.data, Frame.of(job.model), vocabulary.indexes, quarantine, training=False
+    )
+    return EvaluationStream(folder, decoder, batch=IMAGES_PER_BATCH, images=images)
+
+
+def _write(run: RunDirectory, scores: dict[str, RegionScores], step: int) -> None:
+    """`report/scores.json`, the same as Markdown, and the trained model's scores as metrics."""
+    write_json(run.report / "scores.json", {"step": step, **score_dict(scores)})
+    write_atomic(run.report / "scores.md", score_markdown(scores).encode())
+    trained = {k: v for k, v in score_dict(scores)["trained"].items() if v is not None}
+    MetricsWriter(run.metrics, attempt=run.attempt).write(step, trained, kind="final")

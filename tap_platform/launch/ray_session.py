@@ -1,0 +1,79 @@
+"""Ray, started with what a job needs and nothing else."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tap_platform.config.job import JobConfig
+
+
+def cpus_needed(job: JobConfig) -> int:
+    """CPUs that the workers, their readers and the controller hold at once."""
+    per_worker = job.scale.cpus_per_worker + job.data.reader_tasks
+    return job.scale.workers * per_worker + 1
+
+
+@contextmanager
+def ray_session(job: JobConfig) -> Iterator[None]:
+    """Join the Ray that this process already uses, or run one of our own for the block.
+
+    The CPUs of our own Ray are places in a queue, not cores: a laptop with two cores still runs
+    two workers and their readers, only slower.
+
+    Raises:
+        ValueError: if a Ray that exists has fewer CPUs than the job holds: its data tasks would
+            wait for ever.
+    """
+    import ray
+
+    if ray.is_initialized():
+        _check_room(job, ray.cluster_resources())
+        yield
+        return
+    _quieten()
+    start_ray(cpus_needed(job))
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def start_ray(cpus: int) -> None:
+    """Start an embedded Ray without dashboard or usage reports."""
+    import ray
+
+    _quieten()
+    ray.init(
+        num_cpus=cpus,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=_object_store_bytes(),
+    )
+
+
+def _object_store_bytes() -> int:
+    """A quarter of the memory, at most 2 GB: the stream keeps only what is read ahead."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(memory // 4, 2_000_000_000)
+
+
+def _quieten() -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    for name in ("ray.train", "ray.data", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _check_room(job: JobConfig, resources: dict[str, float]) -> None:
+    needed, there = cpus_needed(job), int(resources.get("CPU", 0))
+    if needed > there:
+        scale = job.scale
+        raise ValueError(
+            f"the Ray cluster has {there} CPUs, the job holds {needed}: {scale.workers} workers x"
+            f" ({scale.cpus_per_worker} for training + {job.data.reader_tasks} for reading) + 1 for"
+            " the controller; lower scale.workers, scale.cpus_per_worker or data.reader_tasks"
+        )

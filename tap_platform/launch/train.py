@@ -1,0 +1,143 @@
+"""Start a run, or go on with one; whatever ends it is told in the run directory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+from datamodules.index import DataIndex
+from tap_platform.config.job import JobConfig
+from tap_platform.config.load import load_job, validate_job
+from tap_platform.launch.plan import make_plan
+from tap_platform.launch.prepare import check_data, data_folder, prepare_data
+from tap_platform.launch.errors import RunFailedError
+from tap_platform.launch.workers import run_workers
+from tap_platform.runs import provenance
+from tap_platform.runs.directory import RunDirectory, new_run_name
+from tap_platform.runs.events import EventLog
+from tap_platform.runs.files import read_json, write_json
+from tap_platform.runs.status import driver_identity, update_status
+from tap_platform.runs.tracking import build_follower
+
+
+def start_run(spec: Path, overrides: Sequence[str] = ()) -> RunDirectory:
+    """Train the job of a file, then evaluate it.
+
+    Raises:
+        ValueError: if the job or its data is refused; nothing has been scheduled then.
+        RunFailedError: if training failed.
+    """
+    job = load_job(spec, overrides)
+    return train(job, create_run(job))
+
+
+def resume_run(name: str, storage: str = "runs") -> RunDirectory:
+    """Go on with a run from its last checkpoint.
+
+    Args:
+        name: the run's name, or the path of its directory.
+        storage: where to look for a name.
+
+    Raises:
+        ValueError: if there is no such run, or its config or data is refused.
+        RunFailedError: if training failed.
+    """
+    run = RunDirectory.find(storage, name)
+    job = validate_job(read_json(run.config), where=str(run.config))
+    check_data(job)
+    return train(job, run)
+
+
+def create_run(job: JobConfig) -> RunDirectory:
+    """Make a job's data ready, check it, and make the run directory.
+
+    Raises:
+        ValueError: if the data or the storage is refused.
+    """
+    prepare_data(job.data, job.model.concept_dim)
+    check_data(job)
+    run = RunDirectory.create(job.storage, job.project, new_run_name(job.name))
+    data_hash = DataIndex.load(data_folder(job.data) / "train").sha256
+    made_of = provenance.collect(config_hash=job.identity, data_hash=data_hash)
+    write_json(run.config, job.model_dump(mode="json"))
+    write_json(run.plan, make_plan(job).model_dump(mode="json"))
+    write_json(run.provenance, made_of.to_json())
+    return run
+
+
+def train(job: JobConfig, run: RunDirectory) -> RunDirectory:
+    """One attempt of a run: workers, tracking and the final evaluation.
+
+    Raises:
+        RunFailedError: if training failed.
+    """
+    console = Console()
+    attempt = run.begin_attempt()
+    console.print(f"[bold]{run.name}[/], attempt {attempt}")
+    with _tracked(run, job), _recorded(run, job, attempt):
+        run_workers(job, run, attempt, console)
+        if job.evaluation.final_images != 0:
+            from tap_platform.launch.final_evaluation import evaluate_run
+
+            evaluate_run(job, run, console)
+    console.print(where_everything_lies(job, run))
+    return run
+
+
+@contextmanager
+def _recorded(run: RunDirectory, job: JobConfig, attempt: int) -> Iterator[None]:
+    """Keep status and events true to how the block begins and ends."""
+    events = EventLog(run.events, attempt=attempt)
+    update_status(
+        run.status,
+        state="running",
+        attempt=attempt,
+        max_steps=job.training.max_steps,
+        world_size=job.scale.workers,
+        message="",
+        **driver_identity(),
+    )
+    events.record("started", workers=job.scale.workers, strategy=job.scale.strategy)
+    try:
+        yield
+    except KeyboardInterrupt:
+        update_status(run.status, state="interrupted", message="stopped at the keyboard")
+        events.record("interrupted")
+        raise RunFailedError(
+            f"{run.name} was stopped; go on with: tap train --resume {run.path}"
+        ) from None
+    except BaseException as error:
+        update_status(run.status, state="failed", message=str(error)[:2000])
+        events.record("failed", reason=str(error)[:2000])
+        raise
+    update_status(run.status, state="finished", step=job.training.max_steps)
+    events.record("finished")
+
+
+@contextmanager
+def _tracked(run: RunDirectory, job: JobConfig) -> Iterator[None]:
+    """Let a tracker follow the run; its last look comes after the run's end is recorded."""
+    follower = build_follower(run, job.tracking)
+    if follower is None:
+        yield
+        return
+    follower.start()
+    try:
+        yield
+    finally:
+        follower.stop(job.tracking.final_timeout)
+
+
+def where_everything_lies(job: JobConfig, run: RunDirectory) -> str:
+    """What a person may want to open next."""
+    lines = [f"run directory  {run.path}"]
+    lines += [f"picture        {picture}" for picture in sorted(run.pictures.glob("*.png"))]
+    if job.tracking.tracker == "mlflow":
+        uri = job.tracking.mlflow.uri or f"sqlite:///{run.storage / 'mlflow.db'}"
+        lines.append(f"dashboard      .venv/bin/mlflow ui --backend-store-uri {uri}")
+    elif job.tracking.tracker == "wandb" and job.tracking.wandb.mode == "offline":
+        lines.append(f"tracking       .venv/bin/wandb sync {run.path}/wandb/offline-run-*")
+    return "\n".join(lines)

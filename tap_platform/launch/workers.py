@@ -1,0 +1,93 @@
+"""A run's workers, as Ray Train starts and watches them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from tap_platform.config.job import JobConfig
+from tap_platform.launch.errors import RunFailedError
+from tap_platform.launch.progress import RunProgress
+from tap_platform.launch.ray_session import ray_session
+from tap_platform.launch.worker_entry import run_worker
+from tap_platform.runs.directory import RunDirectory
+
+if TYPE_CHECKING:
+    from ray.train.torch import TorchTrainer
+
+LOG_LINES_SHOWN = 12
+
+
+def run_workers(job: JobConfig, run: RunDirectory, attempt: int, console: Console) -> None:
+    """Train with Ray Train until the last step, with a progress bar.
+
+    Raises:
+        ValueError: if the cluster has too few CPUs, or no GPU that the job asks for.
+        RunFailedError: if a worker failed more often than `scale.max_failures` allows.
+    """
+    with RunProgress(run, job.training.max_steps, console), ray_session(job):
+        from ray.train import TrainingFailedError
+
+        trainer = _build_trainer(job, run, attempt)
+        try:
+            trainer.fit()
+        except TrainingFailedError as error:
+            raise RunFailedError(_explain(error, run, attempt)) from None
+
+
+def _build_trainer(job: JobConfig, run: RunDirectory, attempt: int) -> TorchTrainer:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    use_gpu = _use_gpu(job)
+    return TorchTrainer(
+        run_worker,
+        train_loop_config={
+            "job": job.model_dump_json(),
+            "run": str(run.path),
+            "attempt": attempt,
+        },
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=job.scale.workers,
+            use_gpu=use_gpu,
+            resources_per_worker={
+                "CPU": job.scale.cpus_per_worker,
+                **({"GPU": 1} if use_gpu else {}),
+            },
+        ),
+        run_config=RunConfig(
+            name=f"attempt-{attempt}",
+            storage_path=str(run.path / "ray"),
+            failure_config=FailureConfig(max_failures=job.scale.max_failures),
+        ),
+    )
+
+
+def _use_gpu(job: JobConfig) -> bool:
+    import ray
+
+    there = int(ray.cluster_resources().get("GPU", 0))
+    if job.scale.device == "cpu":
+        return False
+    if there < job.scale.workers and (there or job.scale.device == "gpu"):
+        raise ValueError(
+            f"scale.workers {job.scale.workers} take a GPU each, the cluster has {there}: lower"
+            " scale.workers, or set scale.device=cpu"
+        )
+    return there > 0
+
+
+def _explain(error: Exception, run: RunDirectory, attempt: int) -> str:
+    """The first failed worker's error, the end of its log, and how to go on."""
+    failures: dict[int, Exception] = getattr(error, "worker_failures", {})
+    rank, cause = next(iter(sorted(failures.items())), (0, error))
+    cause = getattr(cause, "cause", None) or cause
+    log = run.log(attempt, rank)
+    text = log.read_text(errors="replace") if log.exists() else ""
+    ending = "\n".join(f"  | {line}" for line in text.splitlines()[-LOG_LINES_SHOWN:])
+    return (
+        f"worker {rank} failed: {cause}\n{ending}\n"
+        f"its whole log: {log}\ngo on with: tap train --resume {run.path}"
+    )

@@ -1,0 +1,1 @@
+"""Losses and prompt sampling: functions of tensors."""

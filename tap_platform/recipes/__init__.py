@@ -1,0 +1,1 @@
+"""LightningModules: what is optimized, and how."""

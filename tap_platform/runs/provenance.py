@@ -1,0 +1,112 @@
+"""What a run is made of: the code's revision, the packages, the host, the command, the data."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+MAIN_PACKAGES = (
+    "tap-platform",
+    "torch",
+    "torchvision",
+    "lightning",
+    "ray",
+    "deepspeed",
+    "numpy",
+    "numba",
+    "mlflow",
+    "wandb",
+)
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Enough to make a run again."""
+
+    git_revision: str | None
+    """The commit that was checked out; None outside a checkout."""
+    git_dirty: bool | None
+    """Whether files differed from that commit; None outside a checkout."""
+    packages: dict[str, str]
+    """Versions of the main packages that are installed."""
+    python: str
+    """Version of Python."""
+    host: str
+    """Host of the driver."""
+    command: list[str]
+    """The command line."""
+    config_hash: str | None = None
+    """Hash of the resolved config."""
+    data_hash: str | None = None
+    """Hash of the data set's index."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A value for `provenance.json`."""
+        return asdict(self)
+
+
+def collect(
+    folder: Path | None = None, *, config_hash: str | None = None, data_hash: str | None = None
+) -> Provenance:
+    """Looks around; imports none of the packages.
+
+    Args:
+        folder: A folder of the checkout; the working directory by default.
+        config_hash: Hash of the resolved config.
+        data_hash: Hash of the data set's index.
+    """
+    revision = _git(folder, "rev-parse", "HEAD")
+    changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    return Provenance(
+        git_revision=revision,
+        git_dirty=bool(changes) if revision is not None else None,
+        packages=_versions(),
+        python=platform.python_version(),
+        host=socket.gethostname(),
+        command=sys.argv,
+        config_hash=config_hash,
+        data_hash=data_hash,
+    )
+
+
+def _git(folder: Path | None, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for name in MAIN_PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def tags_of(provenance: Mapping[str, Any]) -> dict[str, str]:
+    """The labels that a tracker shows of a `provenance.json`."""
+    tags = {
+        "git.revision": provenance["git_revision"],
+        "git.dirty": provenance["git_dirty"],
+        "config.hash": provenance["config_hash"],
+        "data.hash": provenance["data_hash"],
+        "host": provenance["host"],
+        "python": provenance["python"],
+        "command": shlex.join(provenance["command"]),
+        **{f"package.{name}": number for name, number in provenance["packages"].items()},
+    }
+    return {key: str(value) for key, value in tags.items() if value is not None}

@@ -1,0 +1,1 @@
+"""One worker's life: trainer, strategies, checkpoints and callbacks."""

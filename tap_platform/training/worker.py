@@ -1,0 +1,105 @@
+"""One worker's life, from its share of the data to the last checkpoint."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer, seed_everything
+from ray.train.lightning import prepare_trainer
+
+from datamodules.region_datamodule import RegionDataModule
+from datamodules.vocabulary import Vocabulary
+from tap_platform.config.job import JobConfig
+from tap_platform.recipes.tap_pretrain import TapPretrain
+from tap_platform.runs.directory import RunDirectory
+from tap_platform.runs.events import EventLog
+from tap_platform.runs.metrics import MetricsWriter
+from tap_platform.training.callbacks.checkpoints import WriteCheckpoints
+from tap_platform.training.callbacks.gradient_norm import GradientNorm
+from tap_platform.training.callbacks.seed_steps import SeedSteps
+from tap_platform.training.callbacks.step_clock import StepClock
+from tap_platform.training.run_logger import RunLogger
+from tap_platform.training.strategies import build_strategy
+from tap_platform.training.weights import STATE_NAME
+
+PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+def train_worker(
+    job: JobConfig,
+    run: RunDirectory,
+    events: EventLog,
+    datamodule: RegionDataModule,
+    checkpoint: Path | None,
+) -> None:
+    """Train until `training.max_steps`.
+
+    Args:
+        job: the whole job.
+        run: where the run lies.
+        events: this worker's event log.
+        datamodule: this worker's batches, from the checkpoint's step on.
+        checkpoint: the checkpoint folder that the run goes on from, if any.
+    """
+    _quieten()
+    seed_everything(job.seed, verbose=False)
+    if not torch.cuda.is_available():
+        torch.set_num_threads(job.scale.cpus_per_worker)
+    vocabulary = Vocabulary.load(datamodule.vocabulary)
+    recipe = TapPretrain(job, torch.from_numpy(vocabulary.embeddings))
+    trainer = build_trainer(job, run, events)
+    if events.rank == 0:
+        events.record("training", goes_on_from=checkpoint.name if checkpoint else None)
+    trainer.fit(
+        recipe,
+        datamodule=datamodule,
+        ckpt_path=str(checkpoint / STATE_NAME) if checkpoint else None,
+    )
+
+
+def build_trainer(job: JobConfig, run: RunDirectory, events: EventLog) -> Trainer:
+    """Lightning's trainer with the job's strategy, precision and callbacks."""
+    training = job.training
+    every = job.evaluation.every_steps
+    callbacks: list[Callback] = [
+        SeedSteps(job.seed),
+        StepClock(training.global_batch, training.log_every),
+        *([GradientNorm(training.log_every)] if training.watch_gradients else []),
+        WriteCheckpoints(job.checkpoint, run, events, training.max_steps),
+    ]
+    options: dict[str, Any] = {
+        "val_check_interval": every * job.accumulation if every else None,
+        "check_val_every_n_epoch": None,
+        "limit_val_batches": None if every else 0,
+    }
+    trainer = Trainer(
+        accelerator="gpu" if torch.cuda.is_available() else "cpu",
+        devices="auto",
+        strategy=build_strategy(job),
+        precision=PRECISIONS[training.precision],
+        max_steps=training.max_steps,
+        accumulate_grad_batches=job.accumulation,
+        gradient_clip_val=job.optimizer.gradient_clip,
+        log_every_n_steps=training.log_every,
+        logger=RunLogger(MetricsWriter(run.metrics, attempt=events.attempt)),
+        callbacks=callbacks,
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        **options,
+    )
+    return prepare_trainer(trainer)
+
+
+def _quieten() -> None:
+    """Keep the log for what a person can act on."""
+    warnings.filterwarnings("ignore", module="lightning")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO)
