@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.draws import generator
-from datamodules.pictures import PAD_COLOUR, Resampling, picture_size, resample
+from datamodules.pictures import PAD_COLOUR, decode_picture, picture_size
 from datamodules.rasterize import Affine, EmptyMaskError, Rasterizer
 from datamodules.records import Annotation, RawSample, Region, decode_annotation, decode_priors
+from datamodules.resample import resample
 from tap_platform.config.data import ScaleJitterConfig, StreamConfig
 from tap_platform.config.model import TapConfig
 
@@ -231,11 +232,14 @@ def _paint(
 ) -> tuple[int, int]:
     """Resample the visible part to the top left of the canvas; returns its height and width."""
     high, wide = placement.visible(len(canvas))
-    left, top = placement.left / placement.width, placement.top / placement.height
-    right = (placement.left + wide) / placement.width
-    bottom = (placement.top + high) / placement.height
-    picture = resample(image, size, Resampling((left, top, right, bottom), high, wide))
-    canvas[:high, :wide] = picture[:, ::-1] if placement.mirrored else picture
+    crop = (
+        placement.left / placement.width,
+        placement.top / placement.height,
+        (placement.left + wide) / placement.width,
+        (placement.top + high) / placement.height,
+    )
+    picture = decode_picture(image, size, needed=(placement.height, placement.width))
+    resample(picture, crop, (high, wide), canvas, placement.mirrored)
     canvas[high:] = PAD_COLOUR
     canvas[:high, wide:] = PAD_COLOUR
     return high, wide

@@ -1,10 +1,9 @@
-"""Encoded images to pixels: only the part that is asked for, at the size that is asked for."""
+"""Encoded images to pixels."""
 
 from __future__ import annotations
 
 import io
 import warnings
-from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
@@ -17,17 +16,8 @@ PAD_COLOUR = (123, 116, 103)
 """RGB of the frame where there is no picture: the mean colour of ImageNet, cut to integers."""
 MAX_PIXELS = 200_000_000
 """Images with more pixels are taken for decompression bombs."""
-
-
-class Resampling(NamedTuple):
-    """A rectangle of the picture that is drawn at another size."""
-
-    crop: tuple[float, float, float, float]
-    """Left, top, right and bottom as shares of the picture's width and height, in [0, 1]."""
-    height: int
-    """Height to draw it at, in pixels."""
-    width: int
-    """Width to draw it at, in pixels."""
+_FACTORS = (1, 2, 4, 8)
+"""Fractions that a JPEG is decoded at; those in between cost more than the full size."""
 
 
 def picture_size(data: bytes) -> tuple[int, int]:
@@ -47,41 +37,31 @@ def picture_size(data: bytes) -> tuple[int, int]:
     return height, width
 
 
-def resample(data: bytes, size: tuple[int, int], part: Resampling) -> NDArray[np.uint8]:
-    """Decode an image and resample a part of it, antialiased.
+def decode_picture(
+    data: bytes, size: tuple[int, int], needed: tuple[float, float]
+) -> NDArray[np.uint8]:
+    """Decode an image, at a fraction of its size where that is cheaper and enough.
 
     Args:
         data: a JPEG or PNG of any colour space; transparency shows the pad colour.
         size: its height and width, in pixels.
-        part: the part, and the size to draw it at.
+        needed: height and width below which it must not be decoded, in pixels.
 
     Returns:
-        uint8 `[height, width, 3]`, RGB.
+        uint8 `[height / f, width / f, 3]`, RGB, f one of 1, 2, 4 and 8, rounded up.
 
     Raises:
         ValueError: if the image is broken.
     """
-    left, top, right, bottom = part.crop
-    needed = (part.height / (bottom - top), part.width / (right - left))
-    image = _decode(data, size, needed)
-    width, height = image.size
-    box = (left * width, top * height, right * width, bottom * height)
-    target = (part.width, part.height)
-    return np.asarray(image.resize(target, Image.Resampling.BILINEAR, box=box))
-
-
-def _decode(data: bytes, size: tuple[int, int], needed: tuple[float, float]) -> Image.Image:
     if image_extension(data) == "jpg":
-        # Powers of two alone are cheaper than the full size.
-        factor = max(f for f in (1, 2, 4, 8) if f == 1 or _covers(size, needed, f))
+        factor = max(f for f in _FACTORS if f == 1 or _covers(size, needed, f))
         try:
-            pixels = simplejpeg.decode_jpeg(
+            return simplejpeg.decode_jpeg(
                 data, min_height=-(-size[0] // factor), min_width=-(-size[1] // factor)
             )
-            return Image.fromarray(pixels)
         except ValueError:  # CMYK, or bytes that are odd but do no harm: Pillow tells which
             pass
-    return _to_rgb(_open(data))
+    return np.array(_to_rgb(_open(data)))
 
 
 def _covers(size: tuple[int, int], needed: tuple[float, float], factor: int) -> bool:

@@ -36,6 +36,8 @@ class Prefetch(Generic[T]):
         while True:
             item = self._items.get()
             if item is _END:
+                # Whoever asks again, as Lightning does, finds the end and does not wait.
+                self._items.put(_END)
                 return
             if isinstance(item, _Raised):
                 raise item.error

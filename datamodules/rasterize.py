@@ -8,12 +8,12 @@ down the grid gives the area-weighted coverage of every cell.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from datamodules.compiled import compiled
 
 COVERAGE_THRESHOLD = 0.5 - 1e-4
 """A cell belongs to the mask when half of it is covered; the slack takes in rounding at ties."""
@@ -22,14 +22,6 @@ _BROKEN = -1
 
 class EmptyMaskError(ValueError):
     """A mask that covers no pixel of its image."""
-
-
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile to machine code that is kept for later processes, where there is a place for it."""
-    try:
-        return numba.njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # numba finds no folder for its cache that it may write to
-        return numba.njit(nogil=True)(function)
 
 
 class Affine(NamedTuple):
@@ -44,7 +36,7 @@ class Affine(NamedTuple):
     offset_y: float
 
 
-@_compiled
+@compiled
 def _read_counts(data: Any, runs: Any, pixels: int) -> int:
     """Read COCO's compressed counts into `runs`; returns their number, or -1 if they are broken."""
     count = 0
@@ -121,7 +113,7 @@ def _checked_runs(counts: list[Any], pixels: int) -> NDArray[np.int64]:
     return runs.astype(np.int64)
 
 
-@_compiled
+@compiled
 def _spread(
     runs: Any, height: int, affine: tuple[float, float, float, float], grid: Any, box: Any
 ) -> float:
@@ -183,7 +175,7 @@ def _spread(
     return area
 
 
-@_compiled
+@compiled
 def _threshold(grid: Any, box: Any, mask: Any, threshold: float) -> None:
     """Sum the differences inside `box` to coverage, fill `mask` and leave `grid` zero again."""
     cells = grid.shape[1]
@@ -205,7 +197,7 @@ def _threshold(grid: Any, box: Any, mask: Any, threshold: float) -> None:
     _clear(grid, box)
 
 
-@_compiled
+@compiled
 def _clear(grid: Any, box: Any) -> None:
     cells = grid.shape[1]
     bottom = min(int(np.ceil(box[3])) + 2, cells + 2)

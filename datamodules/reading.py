@@ -83,6 +83,8 @@ def _plan_source(index: DataIndex, tasks: Iterable[Sequence[PlannedSample]]) -> 
     from ray.data.block import BlockMetadata
     from ray.data.datasource import Datasource, ReadTask
 
+    planned = list(tasks)
+
     class PlanSource(Datasource):
         def get_read_tasks(self, parallelism: int, *args: Any, **kwargs: Any) -> list[ReadTask]:
             return [
@@ -91,7 +93,7 @@ def _plan_source(index: DataIndex, tasks: Iterable[Sequence[PlannedSample]]) -> 
                     BlockMetadata(len(samples), None, None, None),
                     SCHEMA,
                 )
-                for samples in tasks
+                for samples in planned
             ]
 
         def estimate_inmemory_data_size(self) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -165,5 +166,11 @@ def unknown_categories(coco: CocoFolder, names: set[str]) -> Iterator[str]:
 
 
 def concept_name(category: str, names: set[str]) -> str | None:
-    """The vocabulary's name of a category: the same, but for capital letters; None if unknown."""
-    return next((name for name in (category, category.lower()) if name in names), None)
+    """The vocabulary's name of a category; None if it does not know it.
+
+    Concept lists are joined as TAP's authors join them: lower case, blanks for `_` and `-`, and no
+    plural beside its singular (so COCO's `skis` is their `ski`). The first form that fits is taken.
+    """
+    plain = re.sub("[-_]", " ", category.lower())
+    forms = (category, category.lower(), plain, plain.removesuffix("s"), plain.removesuffix("es"))
+    return next((form for form in forms if form in names), None)

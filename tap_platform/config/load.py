@@ -27,7 +27,26 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> JobConfig:
     tree = read_tree(Path(path))
     for override in overrides:
         tree = merge(tree, parse_override(override))
-    return validate_job(tree, where=str(path))
+    return anchored(validate_job(tree, where=str(path)))
+
+
+def anchored(job: JobConfig) -> JobConfig:
+    """The job with its folders as absolute paths: workers stand elsewhere than the caller."""
+    data = {
+        key: _absolute(getattr(job.data, key))
+        for key in ("path", "shards")
+        if hasattr(job.data, key)
+    }
+    return job.model_copy(
+        update={
+            "storage": _absolute(job.storage),
+            "data": job.data.model_copy(update=data),
+        }
+    )
+
+
+def _absolute(path: str) -> str:
+    return path if "://" in path else str(Path(path).expanduser().absolute())
 
 
 def validate_job(tree: Mapping[str, Any], where: str) -> JobConfig:

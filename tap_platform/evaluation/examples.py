@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from datamodules.batch import RegionBatch
     from tap_platform.models import Tap
 
-SMALLEST_SHOWN = 0.005
+SMALLEST_SHOWN = 0.01
 """Smaller regions, as a share of the frame, are passed over where an image has larger ones."""
 
 
@@ -36,12 +36,12 @@ class Example:
     """The prompt, xyxy in pixels, if it is a box."""
     point: tuple[float, float] | None
     """The prompt, (x, y) in pixels, if it is a point."""
-    true_mask: NDArray[np.bool_]
-    """[H, W]."""
-    predicted_mask: NDArray[np.bool_]
-    """[H, W]."""
+    true_mask: NDArray[np.float32]
+    """[H, W], above 0 inside: enlarged from the loss resolution."""
+    predicted_mask: NDArray[np.float32]
+    """[H, W], above 0 inside: enlarged logits."""
     iou: float
-    """IoU of the two, in the cells of the loss resolution."""
+    """IoU of the two masks, in the cells of the loss resolution."""
     true_concept: str | None
     """None for a region without a name."""
     predicted_concept: str
@@ -125,11 +125,11 @@ def _answer(answers: Answers, region: int, by_box: bool) -> tuple[Tensor, Tensor
     return output.masks[region, mask].float(), output.concept_embeddings[region, mask]
 
 
-def _at_picture_size(logits: Tensor, batch: RegionBatch, image: int) -> NDArray[np.bool_]:
-    """Where logits [R, R] are above 0, in the picture without its padding."""
+def _at_picture_size(logits: Tensor, batch: RegionBatch, image: int) -> NDArray[np.float32]:
+    """Logits [R, R] of the frame, enlarged to the picture without its padding."""
     frame = batch.pixels.shape[-1]
     enlarged = F.interpolate(logits[None, None], (frame, frame), mode="bilinear")[0]
-    return (_cropped(enlarged, batch, image)[0] > 0).cpu().numpy()
+    return _cropped(enlarged, batch, image)[0].cpu().numpy()
 
 
 def _cropped(values: Tensor, batch: RegionBatch, image: int) -> Tensor:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tap_platform.models import Tap
 
 Colour = tuple[int, int, int]
+_Strokes = tuple[tuple[tuple[int, int], ...], ...]
 
 PAPER: Colour = (246, 247, 249)
 CARD: Colour = (255, 255, 255)
@@ -33,6 +34,8 @@ PREDICTED: Colour = (214, 51, 132)
 _ZOOM = 2
 _MARGIN, _PADDING, _GAP = 16 * _ZOOM, 12 * _ZOOM, 8 * _ZOOM
 _LINE = 19 * _ZOOM
+_TICK: _Strokes = (((-4, 0), (-1, 3), (4, -3)),)
+_CROSS: _Strokes = (((-3, -3), (3, 3)), ((-3, 3), (3, -3)))
 _LABEL_SIZE, _NAME_SIZE = 12.5 * _ZOOM, 14.5 * _ZOOM
 
 
@@ -100,6 +103,7 @@ def _card(example: Example, width: int) -> Image.Image:
     picture = _fitted(example.picture, side)
     truth = _with_mask(picture, example.true_mask, TRUE)
     answer = _with_mask(picture, example.predicted_mask, PREDICTED)
+    _mark(answer, example)
     prediction = f"{example.predicted_concept} {example.probability:.0%}"
     panels = (
         (_with_prompt(picture, example), "prompt", "box" if example.box else "one point", INK),
@@ -132,7 +136,7 @@ def _fitted(picture: NDArray[np.uint8], side: int) -> Image.Image:
 
 def _squared(picture: Image.Image, side: int) -> Image.Image:
     """A picture in the middle of a square panel."""
-    panel = Image.new("RGB", (side, side), EDGE)
+    panel = Image.new("RGB", (side, side), PAPER)
     panel.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
     return panel
 
@@ -144,20 +148,20 @@ def _with_prompt(picture: Image.Image, example: Example) -> Image.Image:
     scale = picture.width / example.picture.shape[1]
     if example.box:
         left, top, right, bottom = (value * scale for value in example.box)
-        for grown, colour, width in ((2 * _ZOOM, CARD, 5 * _ZOOM), (_ZOOM, PROMPT, 3 * _ZOOM)):
+        for grown, colour, width in ((2 * _ZOOM, CARD, 4 * _ZOOM), (_ZOOM, PROMPT, 2 * _ZOOM)):
             corners = (left - grown, top - grown, right + grown, bottom + grown)
             draw.rectangle(corners, outline=colour, width=width)
     if example.point:
         x, y = ((value + 0.5) * scale for value in example.point)
-        for radius, colour in ((8 * _ZOOM, CARD), (6 * _ZOOM, PROMPT), (2 * _ZOOM, INK)):
+        for radius, colour in ((6 * _ZOOM, CARD), (5 * _ZOOM, PROMPT), (1.5 * _ZOOM, INK)):
             draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
     return shown
 
 
-def _with_mask(picture: Image.Image, mask: NDArray[np.bool_], colour: Colour) -> Image.Image:
-    """The picture, faded outside a mask and tinted inside, with the mask's outline."""
-    soft = Image.fromarray(mask.astype(np.uint8) * 255)
-    stencil = soft.resize(picture.size, Image.Resampling.BILINEAR).point([0] * 128 + [255] * 128)
+def _with_mask(picture: Image.Image, mask: NDArray[np.float32], colour: Colour) -> Image.Image:
+    """The picture, faded where a mask is not above 0 and tinted where it is, with an outline."""
+    smooth = Image.fromarray(mask).resize(picture.size, Image.Resampling.BILINEAR)
+    stencil = Image.fromarray(np.uint8(255) * (np.asarray(smooth) > 0))
     thick = 2 * _ZOOM + 1
     outline = ImageChops.difference(
         stencil.filter(ImageFilter.MaxFilter(thick)), stencil.filter(ImageFilter.MinFilter(thick))
@@ -168,6 +172,20 @@ def _with_mask(picture: Image.Image, mask: NDArray[np.bool_], colour: Colour) ->
     shown = Image.composite(tinted, faded, stencil)
     shown.paste(colour, mask=outline)
     return shown
+
+
+def _mark(panel: Image.Image, example: Example) -> None:
+    """Say in a corner, by a tick or a cross, whether the concept is right: colour is not enough."""
+    if example.true_concept is None:
+        return
+    draw = ImageDraw.Draw(panel)
+    radius, inset = 9 * _ZOOM, 5 * _ZOOM
+    x, y = panel.width - inset - radius, inset + radius
+    draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=_verdict(example))
+    strokes = _TICK if example.predicted_concept == example.true_concept else _CROSS
+    for stroke in strokes:
+        line = [(x + right * _ZOOM, y + down * _ZOOM) for right, down in stroke]
+        draw.line(line, CARD, 2 * _ZOOM, joint="curve")
 
 
 def _write(

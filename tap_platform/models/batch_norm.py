@@ -8,14 +8,17 @@ from typing import Any, Self
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.modules._functions import SyncBatchNorm as _GpuBatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
-class SynchronizedBatchNorm(nn.SyncBatchNorm):
+class SynchronizedBatchNorm(_BatchNorm):
     """Batch norm whose statistics are those of all ranks together.
 
-    Torch's own layer refuses CPU tensors; this one computes the same there. In evaluation, or with
+    Torch's own layer refuses CPU tensors, and torch's data parallelism refuses the layer there; this
+    one computes the same on CPUs, and with torch's kernels on GPUs. In evaluation, or with
     one rank, it is plain batch norm. Ranks may hold batches of different sizes. The running
     statistics stay in float32 when the module is cast to a half type: their updates are too small
     for one.
@@ -25,14 +28,31 @@ class SynchronizedBatchNorm(nn.SyncBatchNorm):
     running_var: Tensor
     num_batches_tracked: Tensor
     momentum: float
+    process_group: dist.ProcessGroup | None = None
+    """Ranks that share statistics; None is all of them."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize [B, C, H, W] over B, H and W of every rank; the dtype is kept."""
         if not self.training or _world_size(self.process_group) == 1:
             return self._normalize_alone(x)
-        if x.is_cuda:
-            return super().forward(x)
-        return self._normalize_together(x)
+        self.num_batches_tracked.add_(1)
+        return self._normalize_on_gpus(x) if x.is_cuda else self._normalize_together(x)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        assert input.ndim == 4
+
+    def _normalize_on_gpus(self, x: Tensor) -> Tensor:
+        return _GpuBatchNorm.apply(
+            x,
+            self.weight,
+            self.bias,
+            self.running_mean,
+            self.running_var,
+            self.eps,
+            self.momentum,
+            self.process_group or dist.group.WORLD,
+            _world_size(self.process_group),
+        )
 
     def _normalize_alone(self, x: Tensor) -> Tensor:
         if self.training:
@@ -54,7 +74,6 @@ class SynchronizedBatchNorm(nn.SyncBatchNorm):
             x, self.weight, self.bias, self.eps, self.process_group
         )
         with torch.no_grad():
-            self.num_batches_tracked.add_(1)
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)
         return y

@@ -53,7 +53,7 @@ def commit(folder: Path) -> None:
     write_json(manifest, {"time": utc_now(), "files": dict(zip(names, entries, strict=True))})
     for inner in {path.parent for path in paths}:
         flush_to_disk(inner)
-    write_atomic(folder / COMMITTED, f"{sha256_of(manifest)}\n".encode())
+    write_atomic(folder / COMMITTED, sha256_of(manifest).encode())
     flush_to_disk(folder.parent)
 
 
@@ -83,7 +83,7 @@ def verify(folder: Path) -> None:
         raise CorruptCheckpointError(f"{folder} is not committed: its writer did not finish")
     try:
         digest = sha256_of(folder / MANIFEST)
-        if digest != (folder / COMMITTED).read_text().strip():
+        if digest != (folder / COMMITTED).read_text():
             raise CorruptCheckpointError(f"{folder}: {MANIFEST} and {COMMITTED} do not agree")
         files = read_json(folder / MANIFEST)["files"]
         with ThreadPoolExecutor() as pool:

@@ -56,7 +56,7 @@ class Provenance:
 def collect(
     folder: Path | None = None, *, config_hash: str | None = None, data_hash: str | None = None
 ) -> Provenance:
-    """Looks around; imports none of the packages.
+    """Look around; imports none of the packages.
 
     Args:
         folder: A folder of the checkout; the working directory by default.

@@ -67,7 +67,7 @@ def test_dropout_acts_in_training_only(decoder):
 
 def test_a_text_that_is_too_long_is_refused(decoder):
     decoder(torch.randn(1, 16), torch.zeros(1, 9, dtype=torch.int64))
-    with pytest.raises(ValueError, match="10 tokens is too long.*holds 9"):
+    with pytest.raises(ValueError, match=r"10 tokens is too long.*holds 9"):
         decoder(torch.randn(1, 16), torch.zeros(1, 10, dtype=torch.int64))
 
 

@@ -131,13 +131,12 @@ class Follower:
         A run has nothing to show before its first record: connecting would only slow its start.
         """
         measured = read_records(self.run.metrics, cursor.offset)[1] > cursor.offset
-        if status.ended:
-            return measured or cursor.state != status.state or any(self._new_files(cursor, status))
-        began = measured or cursor.offset > 0
-        return began and (measured or self._cursor is None or any(self._new_files(cursor, status)))
+        ended = status.ended and cursor.state != status.state
+        began = status.ended or cursor.offset > 0
+        return measured or ended or (began and any(self._new_files(cursor, status)))
 
     def _begin(self) -> Cursor:
-        """Open the tracked run, alone, and goes back if the tracker does not know all of it."""
+        """Open the tracked run, alone, and begin again what the tracker does not know."""
         try:
             self._held.enter_context(
                 locked(self.run.path / f".tracking-{self.tracker.name}.lock", wait=False)

@@ -94,6 +94,8 @@ class WandbTracker:
     def finish(self, state: State, time: str) -> None:
         """Close the run; all but `finished` count as failed. W&B keeps its own time.
 
+        Offline, W&B's own process completes the file some milliseconds later.
+
         Raises:
             TimeoutError: The server did not take everything in time.
         """
