@@ -27,13 +27,21 @@ def picture_size(data: bytes) -> tuple[int, int]:
         ValueError: if the header is broken, or tells a size that is too small or too large.
     """
     if image_extension(data) == "jpg":
-        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+        height, width = _jpeg_size(data)
     else:
         width, height = _open(data).size
     if min(height, width) < 2:
         raise ValueError(f"an image of {height} x {width} pixels shows nothing")
     if height * width > MAX_PIXELS:
         raise ValueError(f"an image of {height} x {width} pixels is above the limit, {MAX_PIXELS}")
+    return height, width
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError as error:
+        raise ValueError(f"the header of the JPEG is broken: {error}") from error
     return height, width
 
 

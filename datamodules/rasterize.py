@@ -17,6 +17,8 @@ from datamodules.compiled import compiled
 
 COVERAGE_THRESHOLD = 0.5 - 1e-4
 """A cell belongs to the mask when half of it is covered; the slack takes in rounding at ties."""
+_LEAST_PIXELS = 1e-4
+"""Less than this, in pixels of the frame, is a rounding error, not a region."""
 _BROKEN = -1
 
 
@@ -251,9 +253,7 @@ class Rasterizer:
         if not runs[1::2].any():
             raise EmptyMaskError("the mask covers no pixel")
         area = _spread(runs, self._height, self._affine, self._grid, self._box)
-        if area == 0.0:
-            return None
-        if area * self._cell**2 < min_pixels:
+        if area * self._cell**2 < max(min_pixels, _LEAST_PIXELS):
             _clear(self._grid, self._box)
             return None
         _threshold(self._grid, self._box, mask, COVERAGE_THRESHOLD)

@@ -60,7 +60,8 @@ class RegionDataModule(LightningDataModule):
         """The data position, and what the order depends on."""
         assert self.trainer is not None
         step = self.trainer.global_step
-        return {"step": step, **self.plan.position(step).as_dict(), "order": self._order()}
+        position = self.plan.position(step).as_dict()
+        return {"steps": step, "position": position, "order": self._order()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Make sure that the stream goes on where the checkpoint stands.
@@ -79,7 +80,7 @@ class RegionDataModule(LightningDataModule):
                 f"the run cannot go on with another order of its data ({changes}): restore it, or"
                 " start a new run"
             )
-        assert state_dict["step"] == self.start_step, "the stream starts at another step"
+        assert state_dict["steps"] == self.start_step, "the stream starts at another step"
 
     def _order(self) -> dict[str, int]:
         plan = self.plan

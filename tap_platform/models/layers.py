@@ -15,7 +15,7 @@ class Table(nn.Module):
 
     def __init__(self, rows: int, dim: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(nn.init.trunc_normal_(torch.empty(rows, dim), std=0.02))
+        self.weight = nn.Parameter(torch.randn(rows, dim))
 
     def forward(self) -> Tensor:
         """The table, [rows, dim]."""

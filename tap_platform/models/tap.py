@@ -34,7 +34,11 @@ class Tap(nn.Module):
         self.prompt_encoder = PromptEncoder(config.embed_dim)
         self.image_decoder = ImageDecoder(config)
         self.text_decoder = TextDecoder(config)
-        self.apply(_initialize)
+        # The image decoder and the prompts start as their layers are made: tokens and labels must
+        # differ widely from the first step, or all candidates learn the same.
+        self.text_decoder.apply(_initialize)
+        self.image_encoder.apply(_initialize)
+        nn.init.xavier_uniform_(self.image_encoder.patch_embed.proj.weight.data.flatten(1))
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """Bring colours to mean 0 and deviation 1.
@@ -115,10 +119,10 @@ class Tap(nn.Module):
 
 
 def _initialize(module: nn.Module) -> None:
-    """Give a layer the weights a training from scratch starts with."""
+    """Give a layer of the image encoder or text decoder the weights a training starts with."""
     if isinstance(module, nn.Linear | nn.Embedding | Table):
         nn.init.trunc_normal_(module.weight, std=0.02)
-    elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+    elif isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     else:
         return

@@ -137,7 +137,7 @@ def refine_prompts(
 
 
 def _jittered(boxes: Tensor, seeds: Tensor, config: PromptConfig) -> Tensor:
-    """Boxes [M, 4] grown by noise: the left and top only shrink, the right and bottom only grow."""
+    """Boxes [M, 4] with noise on every side, of which only the outward half is kept."""
     sides = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
     noise = draws.normal(seeds, 4, _BOX_JITTER) * config.box_jitter * sides
     noise = noise.clamp(-config.box_jitter_limit, config.box_jitter_limit)

@@ -1,4 +1,5 @@
 import io
+import zlib
 
 import numpy as np
 import pytest
@@ -38,8 +39,10 @@ def test_png_modes_become_rgb():
     assert np.array_equal(decode(png(rgb)), np.asarray(rgb))
     grey = rgb.convert("L")
     assert np.array_equal(decode(png(grey))[..., 1], np.asarray(grey))
-    assert np.array_equal(decode(png(rgb.convert("P"))), np.asarray(rgb.convert("P").convert("RGB")))
-    deep = Image.fromarray((np.asarray(grey).astype(np.uint16) * 257))
+    assert np.array_equal(
+        decode(png(rgb.convert("P"))), np.asarray(rgb.convert("P").convert("RGB"))
+    )
+    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
     assert deep.mode == "I;16"
     assert np.array_equal(decode(png(deep))[..., 2], np.asarray(grey))
 
@@ -70,7 +73,7 @@ def test_cut_images_are_refused(data):
     ("data", "message"),
     [
         (b"", "neither"),
-        (b"\xff\xd8\xff garbage", ""),
+        (b"\xff\xd8\xff garbage", "header of the JPEG is broken"),
         (b"\x89PNG\r\n\x1a\n garbage", "cannot be decoded"),
         (png(Image.new("RGB", (1, 1))), "1 x 1 pixels shows nothing"),
         (jpeg(1, 1), "shows nothing"),
@@ -84,8 +87,8 @@ def test_headers_that_cannot_be_used_are_refused(data, message):
 def test_decompression_bombs_are_refused_by_their_header():
     bomb = bytearray(png(Image.new("L", (4, 4))))
     bomb[16:24] = (20_000).to_bytes(4, "big") * 2
-    bomb[29:33] = __import__("zlib").crc32(bytes(bomb[12:29])).to_bytes(4, "big")
-    with pytest.raises(ValueError, match="limit|bomb"):
+    bomb[29:33] = zlib.crc32(bytes(bomb[12:29])).to_bytes(4, "big")
+    with pytest.raises(ValueError, match=r"limit|bomb"):
         picture_size(bytes(bomb))
     large = jpeg(16, 16).replace(b"\x00\x10\x00\x10\x03", b"\xff\x00\xff\x00\x03")
     with pytest.raises(ValueError, match="above the limit"):

@@ -100,11 +100,15 @@ def test_the_window_shuffles_inside_blocks_only():
         block = slice(start, min(start + 6, 25))
         assert sorted(places(plain[block])) == sorted(places(shuffled[block]))
     runs = np.diff([each.number for each in plain])
-    assert all(run == 1 for run, a, b in zip(runs, plain, plain[1:], strict=False) if a.shard == b.shard)
+    assert all(
+        run == 1 for run, a, b in zip(runs, plain, plain[1:], strict=False) if a.shard == b.shard
+    )
 
 
 def test_order_depends_on_seed_and_epoch():
-    orders = [places(make(seed=seed).samples(epoch, 0, 0, 25)) for seed, epoch in ((0, 0), (0, 1), (1, 0))]
+    orders = [
+        places(make(seed=seed).samples(epoch, 0, 0, 25)) for seed, epoch in ((0, 0), (0, 1), (1, 0))
+    ]
     assert orders[0] != orders[1]
     assert orders[0] != orders[2]
 

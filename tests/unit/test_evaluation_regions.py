@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -221,9 +219,3 @@ def test_a_set_without_names_has_no_concept_score(batch):
     statistics = measure_training_set([batch])
     assert statistics.commonest_concept == -1
     assert evaluate_baselines([batch], statistics).concept_top1 is None
-
-
-def test_progress_is_optional(batch):
-    answers = SimpleNamespace(masks=batch.masks[:, None].repeat(1, 4, 1, 1))
-    model = FakeTap(answers.masks, torch.rand(3, 4), torch.rand(3, 4, WIDTH))
-    assert evaluate_regions(model, [batch], torch.eye(WIDTH)).regions == 2
