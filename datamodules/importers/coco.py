@@ -53,6 +53,23 @@ class ImportReport:
     faulty_annotations: int = 0
     """Annotations left out because of a fault; `quarantine.jsonl` lists them."""
 
+    def sentence(self) -> str:
+        """What was imported and left out, for people."""
+        kept = " and ".join(
+            f"{self.images[split]} {split} images ({self.regions[split]} regions)"
+            for split in SPLITS
+        )
+        left_out = {
+            "crowds": self.crowds,
+            "images without regions": self.images_without_regions,
+            "faulty images": self.faulty_images,
+            "faulty annotations": self.faulty_annotations,
+        }
+        words = ", ".join(f"{count} {what}" for what, count in left_out.items() if count)
+        faults = self.faulty_images + self.faulty_annotations
+        listed = " (listed in quarantine.jsonl)" if faults else ""
+        return f"imported {kept}" + (f"; left out {words}{listed}" if words else "")
+
 
 def import_coco(
     folder: str | Path,

@@ -3,10 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
 
-from tap_platform.config.load import merge, parse_override, validate_job
-from tap_platform.launch.train import create_run, train
+import tap_platform
+from tap_platform.launch.train import start_run
 from tap_platform.runs.directory import RunDirectory
 
-JOB: dict[str, Any] = {}
+JOB = "tap_tiny_scenes.yaml"
+
+
+def run_demo(overrides: Sequence[str] = ()) -> RunDirectory:
+    """Make scenes, train on them, evaluate, and say where everything lies.
+
+    Raises:
+        ValueError: if an override is refused, or a folder cannot be written.
+        RunFailedError: if training failed.
+    """
+    return start_run(job_file(JOB), overrides)
+
+
+def job_file(name: str) -> Path:
+    """A job that ships with the platform: in the checkout's `jobs/`, or in the installed package."""
+    package = Path(tap_platform.__file__).parent
+    places = (package.parent / "jobs" / name, package / "jobs" / name)
+    return next((place for place in places if place.is_file()), places[0])

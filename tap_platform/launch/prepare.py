@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from datamodules.index import DataIndex
@@ -20,42 +22,53 @@ def data_folder(source: DataConfig) -> Path:
     return Path(source.shards if isinstance(source, CocoSource) else source.path)
 
 
-def prepare_data(source: DataConfig, dim: int) -> Path:
+def prepare_data(source: DataConfig, dim: int, console: Console | None = None) -> Path:
     """Make or import the shards of a source if they are not there; show how far it is.
 
     Args:
         source: the data section of a job.
         dim: width of the concept space.
+        console: where to show it.
 
     Raises:
         ValueError: if the source is missing, empty or broken, or the folder cannot be written.
     """
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    ) as bar:
+    console = console or Console()
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+    with bar:
         task = bar.add_task(f"preparing {source.source}", total=None)
-
-        def show(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
-        _make(source, dim, show)
-        bar.update(task, visible=False)
+        story = _make(source, dim, lambda done, of: bar.update(task, completed=done, total=of))
+    if story:
+        console.print(story)
     return data_folder(source)
 
 
-def _make(source: DataConfig, dim: int, show: Callable[[int, int], None]) -> None:
+def _make(source: DataConfig, dim: int, show: Callable[[int, int], None]) -> str:
+    """Make the shards; tell what was made, or nothing if they were there."""
+    folder = data_folder(source)
+    is_new = not (folder / "dataset.json").exists()
     if isinstance(source, ScenesSource):
         from datamodules.scenes import make_scenes
 
         make_scenes(source, dim, show)
-    elif isinstance(source, CocoSource):
+        scenes = f"{source.train_scenes} scenes to learn from, {source.val_scenes} held out"
+        return f"made {scenes}, in {folder}" if is_new else ""
+    if isinstance(source, CocoSource):
         from datamodules.importers.coco import import_coco
         from datamodules.vocabulary import concept_list
 
-        vocabulary = Vocabulary.from_names(
-            concept_list(source.vocabulary), dim, kind=source.priors
-        )
-        import_coco(source.path, source.shards, vocabulary, source.val_fraction, show)
+        names = concept_list(source.vocabulary)
+        vocabulary = Vocabulary.from_names(names, dim, kind=source.priors)
+        report = import_coco(source.path, source.shards, vocabulary, source.val_fraction, show)
+        return f"{report.sentence()}, in {folder}" if is_new else ""
+    return ""
 
 
 def check_data(job: JobConfig) -> None:
@@ -80,7 +93,7 @@ def check_data(job: JobConfig) -> None:
         )
 
 
-def training_plan(job: JobConfig, counts: np.ndarray) -> GlobalPlan:
+def training_plan(job: JobConfig, counts: NDArray[np.int64]) -> GlobalPlan:
     """The order of a job's training samples, from the sample counts of its shards."""
     return GlobalPlan(
         counts,

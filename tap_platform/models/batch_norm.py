@@ -17,11 +17,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 class SynchronizedBatchNorm(_BatchNorm):
     """Batch norm whose statistics are those of all ranks together.
 
-    Torch's own layer refuses CPU tensors, and torch's data parallelism refuses the layer there; this
-    one computes the same on CPUs, and with torch's kernels on GPUs. In evaluation, or with
-    one rank, it is plain batch norm. Ranks may hold batches of different sizes. The running
-    statistics stay in float32 when the module is cast to a half type: their updates are too small
-    for one.
+    Torch's own layer refuses CPU tensors, and torch's data parallelism refuses the layer there;
+    this one computes the same on CPUs, and uses torch's kernels on GPUs. In evaluation, or with one
+    rank, it is plain batch norm. Ranks may hold batches of different sizes. The running statistics
+    stay in float32 when the module is cast to a half type: their updates are too small for one.
     """
 
     running_mean: Tensor
@@ -37,9 +36,6 @@ class SynchronizedBatchNorm(_BatchNorm):
             return self._normalize_alone(x)
         self.num_batches_tracked.add_(1)
         return self._normalize_on_gpus(x) if x.is_cuda else self._normalize_together(x)
-
-    def _check_input_dim(self, input: Tensor) -> None:
-        assert input.ndim == 4
 
     def _normalize_on_gpus(self, x: Tensor) -> Tensor:
         return _GpuBatchNorm.apply(

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from tap_platform.config.model import TapConfig
 from tap_platform.models.image_decoder import ImageDecoder, RegionOutput
 from tap_platform.models.image_encoder import ImageEncoder
-from tap_platform.models.layers import Table
 from tap_platform.models.prompt_encoder import PromptEncoder
 from tap_platform.models.text_decoder import TextDecoder
 
@@ -120,7 +119,7 @@ class Tap(nn.Module):
 
 def _initialize(module: nn.Module) -> None:
     """Give a layer of the image encoder or text decoder the weights a training starts with."""
-    if isinstance(module, nn.Linear | nn.Embedding | Table):
+    if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.trunc_normal_(module.weight, std=0.02)
     elif isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
