@@ -34,6 +34,9 @@ class TapConfig(Section):
     """Two-way blocks in the image decoder."""
     decoder_heads: int = Field(8, gt=0)
     """Attention heads in the image decoder."""
+    coordinate_scale: float = Field(1.0, gt=0)
+    """Standard deviation of the frequencies that places are coded by when training starts from
+    scratch (SAM: 1). Lower sees farther: a small, briefly trained model finds regions sooner."""
     concept_dim: int = Field(1024, gt=0)
     """Width of the concept space: that of the CLIP teacher's embeddings."""
 
@@ -121,6 +124,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "text_heads": 2,
         "vocab_size": 1024,
         "drop_path": 0.0,
+        "decoder_dropout": 0.0,
+        "coordinate_scale": 0.5,
     },
     "vit_b": {},
     "vit_l": {"encoder_depth": 24, "encoder_dim": 1024, "encoder_heads": 16, "drop_path": 0.2},

@@ -103,7 +103,6 @@ def _card(example: Example, width: int) -> Image.Image:
     picture = _fitted(example.picture, side)
     truth = _with_mask(picture, example.true_mask, TRUE)
     answer = _with_mask(picture, example.predicted_mask, PREDICTED)
-    _mark(answer, example)
     prediction = f"{example.predicted_concept} {example.probability:.0%}"
     panels = (
         (_with_prompt(picture, example), "prompt", "box" if example.box else "one point", INK),
@@ -115,7 +114,8 @@ def _card(example: Example, width: int) -> Image.Image:
         left = _PADDING + number * (side + _GAP)
         card.paste(_squared(panel, side), (left, _PADDING))
         _write(draw, (left, top), label, FAINT, _LABEL_SIZE, side)
-        _write(draw, (left, top + _LINE), name, colour, _NAME_SIZE, side)
+        _write(draw, (left, top + _LINE), name, colour, _NAME_SIZE, side - _LINE)
+    _mark(draw, width - _PADDING, top + _LINE, example)
     return card
 
 
@@ -174,17 +174,16 @@ def _with_mask(picture: Image.Image, mask: NDArray[np.float32], colour: Colour) 
     return shown
 
 
-def _mark(panel: Image.Image, example: Example) -> None:
-    """Say in a corner, by a tick or a cross, whether the concept is right: colour is not enough."""
+def _mark(draw: ImageDraw.ImageDraw, right: int, top: int, example: Example) -> None:
+    """Say by a tick or a cross whether the concept is right: not all people tell green from red."""
     if example.true_concept is None:
         return
-    draw = ImageDraw.Draw(panel)
-    radius, inset = 9 * _ZOOM, 5 * _ZOOM
-    x, y = panel.width - inset - radius, inset + radius
+    radius = 8 * _ZOOM
+    x, y = right - radius, top + radius
     draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=_verdict(example))
     strokes = _TICK if example.predicted_concept == example.true_concept else _CROSS
     for stroke in strokes:
-        line = [(x + right * _ZOOM, y + down * _ZOOM) for right, down in stroke]
+        line = [(x + across * _ZOOM, y + down * _ZOOM) for across, down in stroke]
         draw.line(line, CARD, 2 * _ZOOM, joint="curve")
 
 

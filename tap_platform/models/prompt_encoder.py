@@ -23,9 +23,9 @@ class PromptEncoder(nn.Module):
 
     coord_matrix: Tensor
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, coordinate_scale: float = 1.0) -> None:
         super().__init__()
-        self.register_buffer("coord_matrix", torch.randn(2, dim // 2))
+        self.register_buffer("coord_matrix", coordinate_scale * torch.randn(2, dim // 2))
         self.point_embed = nn.Embedding(LABELS, dim)
 
     def forward(self, points: Tensor, labels: Tensor, frame: tuple[int, int]) -> Tensor:

@@ -30,7 +30,7 @@ class Tap(nn.Module):
         self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN))
         self.register_buffer("pixel_rsig", 1 / torch.tensor(PIXEL_STD))
         self.image_encoder = ImageEncoder(config)
-        self.prompt_encoder = PromptEncoder(config.embed_dim)
+        self.prompt_encoder = PromptEncoder(config.embed_dim, config.coordinate_scale)
         self.image_decoder = ImageDecoder(config)
         self.text_decoder = TextDecoder(config)
         # The image decoder and the prompts start as their layers are made: tokens and labels must

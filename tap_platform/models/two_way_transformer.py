@@ -50,6 +50,15 @@ class Attention(nn.Module):
         out = F.scaled_dot_product_attention(q, k, v)
         return self.proj(out.transpose(1, 2).flatten(2))
 
+    def start_by_likeness(self) -> None:
+        """Give queries and keys the same orthogonal projection, so that like attends to like.
+
+        Attention between codes of places then begins as nearness: a prompt reads the image where it
+        points from the first step on, and a short training from scratch finds regions at all.
+        """
+        nn.init.orthogonal_(self.q_proj.weight)
+        self.k_proj.load_state_dict(self.q_proj.state_dict())
+
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
@@ -77,6 +86,8 @@ class TwoWayBlock(nn.Module):
         self.cross_attn_image_to_token = Attention(dim, heads, dim // 2)
         self.norm4 = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
+        self.cross_attn_token_to_image.start_by_likeness()
+        self.cross_attn_image_to_token.start_by_likeness()
 
     def forward(
         self,
