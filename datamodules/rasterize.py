@@ -94,7 +94,7 @@ def run_lengths(segmentation: dict[str, Any], height: int, width: int) -> NDArra
         return _checked_runs(counts, height * width)
     text = counts.encode() if isinstance(counts, str) else counts
     if not isinstance(text, bytes):
-        raise ValueError("the mask's counts are neither text nor a list")  # noqa: TRY004
+        raise ValueError("the mask's counts are neither text nor a list")
     data = np.frombuffer(text, np.uint8)
     runs = np.empty(len(data), np.int64)
     count = _read_counts(data, runs, height * width)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -179,7 +180,7 @@ class EvaluationStream:
 
     def __len__(self) -> int:
         """Batches of this rank."""
-        return -(-self.images // self.batch)
+        return math.ceil(self.images / self.batch)
 
     def __iter__(self) -> Iterator[RegionBatch]:
         """Read in this process, decode and collate."""

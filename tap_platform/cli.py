@@ -88,7 +88,9 @@ def data() -> None:
 
 @data.command("scenes")
 @click.argument("out", type=FOLDER)
-@click.option("--train", "train_scenes", default=512, show_default=True, help="Scenes to learn from.")
+@click.option(
+    "--train", "train_scenes", default=512, show_default=True, help="Scenes to learn from."
+)
 @click.option("--val", "val_scenes", default=64, show_default=True, help="Scenes held out.")
 @click.option("--size", default=256, show_default=True, help="Long side of a scene, in pixels.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the scenes.")

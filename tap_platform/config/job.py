@@ -116,7 +116,8 @@ class JobConfig(Section):
         jitter = self.data.jitter
         if jitter.minimum > jitter.maximum:
             raise ValueError(
-                f"data.jitter.minimum {jitter.minimum} is above data.jitter.maximum {jitter.maximum}"
+                f"data.jitter.minimum {jitter.minimum} is above"
+                f" data.jitter.maximum {jitter.maximum}"
             )
         return self
 

@@ -22,7 +22,7 @@ class TapConfig(Section):
     """Side of an attention window, in patches; it divides the patch grid."""
 
     encoder_depth: int = Field(12, gt=0)
-    """Transformer blocks in the image encoder; a multiple of 4 (a convolution closes each quarter)."""
+    """Transformer blocks in the image encoder, in four quarters that a convolution closes each."""
     encoder_dim: int = Field(768, gt=0)
     """Token width in the image encoder."""
     encoder_heads: int = Field(12, gt=0)
@@ -52,7 +52,7 @@ class TapConfig(Section):
     """Word pieces; the last id pads."""
 
     drop_path: float = Field(0.1, ge=0, lt=1)
-    """Stochastic depth of the last encoder block; it grows linearly from 0 (paper: 0.1 B, 0.2 L)."""
+    """Stochastic depth of the last encoder block, linear from 0 (paper: 0.1 for B, 0.2 for L)."""
     decoder_dropout: float = Field(0.1, ge=0, lt=1)
     """Dropout in the image decoder (paper: 0.1)."""
     text_dropout: float = Field(0.4, ge=0, lt=1)
@@ -84,7 +84,8 @@ class TapConfig(Section):
         ):
             if getattr(self, dim) % getattr(self, heads):
                 raise ValueError(
-                    f"{dim} {getattr(self, dim)} is not a multiple of {heads} {getattr(self, heads)}"
+                    f"{dim} {getattr(self, dim)} is not a multiple of"
+                    f" {heads} {getattr(self, heads)}"
                 )
         if self.embed_dim % (2 * self.decoder_heads):
             raise ValueError(

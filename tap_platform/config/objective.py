@@ -61,14 +61,14 @@ class ObjectiveConfig(Section):
     """Tau: cosine similarities are divided by it (paper: 0.01, CLIP's logit scale of 100)."""
 
     routing: Literal["predicted_iou", "lowest_loss"] = "predicted_iou"
-    """Which of the three point masks a point prompt trains. A box always trains mask 0. The released
-    sampler returns an offset to add to the predicted IoU, so the model routes itself; `lowest_loss`
-    is SAM's rule. The semantic token is routed like the mask."""
+    """Which of the three point masks a point prompt trains. A box always trains mask 0. The
+    released sampler returns an offset to add to the predicted IoU, so the model routes itself;
+    `lowest_loss` is SAM's rule. The semantic token is routed like the mask."""
     iou_supervision: Literal["routed", "all"] = "all"
     """Which IoU predictions are trained: the routed mask's, or all four. The paper is silent; all
     four keeps the scores of masks that are not routed honest, which routing by score needs."""
     stage_reduction: Literal["mean", "sum"] = "mean"
-    """How the losses of the two prompt stages join. The paper is silent; the mean keeps the scale of
-    the loss weights whatever the number of stages."""
+    """How the losses of the two prompt stages join. The paper is silent; the mean keeps the scale
+    of the loss weights whatever the number of stages."""
     prompts: PromptConfig = PromptConfig()
     """How prompts are drawn."""

@@ -23,7 +23,7 @@ def run_demo(overrides: Sequence[str] = ()) -> RunDirectory:
 
 
 def job_file(name: str) -> Path:
-    """A job that ships with the platform: in the checkout's `jobs/`, or in the installed package."""
+    """A job that ships with the platform, from the checkout or the installed package."""
     package = Path(tap_platform.__file__).parent
     places = (package.parent / "jobs" / name, package / "jobs" / name)
     return next((place for place in places if place.is_file()), places[0])

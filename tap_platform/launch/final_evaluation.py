@@ -94,9 +94,7 @@ def _stream(
     job: JobConfig, folder: Path, vocabulary: Vocabulary, images: int | None
 ) -> EvaluationStream:
     quarantine = Quarantine(job.data.max_bad_fraction, job.data.bad_sample_grace)
-    decoder = Decoder(
-        job.data, Frame.of(job.model), vocabulary.indexes, quarantine, training=False
-    )
+    decoder = Decoder(job.data, Frame.of(job.model), vocabulary.indexes, quarantine, training=False)
     return EvaluationStream(folder, decoder, batch=IMAGES_PER_BATCH, images=images)
 
 

@@ -85,9 +85,7 @@ class RunProgress:
         newest = records[-1]
         self._shown = newest.step
         numbers = summary(newest)
-        self._bar.update(
-            self._task, description="training", completed=newest.step, numbers=numbers
-        )
+        self._bar.update(self._task, description="training", completed=newest.step, numbers=numbers)
         update_status(self.run.status, step=newest.step)
         tenth = newest.step * PLAIN_LINES // self.max_steps
         if not self.console.is_terminal and tenth > self._printed:
@@ -103,5 +101,7 @@ def summary(record: MetricsRecord) -> str:
         "images/s": "speed/images_per_second",
     }
     return "  ".join(
-        f"{label} {record.values[name]:.3g}" for label, name in shown.items() if name in record.values
+        f"{label} {record.values[name]:.3g}"
+        for label, name in shown.items()
+        if name in record.values
     )

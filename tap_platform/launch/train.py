@@ -11,9 +11,9 @@ from rich.console import Console
 from datamodules.index import DataIndex
 from tap_platform.config.job import JobConfig
 from tap_platform.config.load import load_job, validate_job
+from tap_platform.launch.errors import RunFailedError
 from tap_platform.launch.plan import make_plan
 from tap_platform.launch.prepare import check_data, data_folder, prepare_data
-from tap_platform.launch.errors import RunFailedError
 from tap_platform.launch.workers import run_workers
 from tap_platform.runs import provenance
 from tap_platform.runs.directory import RunDirectory, new_run_name

@@ -20,7 +20,8 @@ NORMALIZATIONS = (
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
     """AdamW over the trainable parameters, with and without weight decay."""
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for parameter, decays in _trainable(model, config.decay_rule):
         (decayed if decays else plain).append(parameter)
     groups = [

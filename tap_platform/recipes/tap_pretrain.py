@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.distributed as dist
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import (
+    LRSchedulerConfigType,
+    OptimizerLRSchedulerConfig,
+)
 from torch import Tensor
 
 from datamodules.batch import RegionBatch
@@ -80,15 +82,15 @@ class TapPretrain(LightningModule):
             values["val/concept_top1"] = scores.concept_top1
         self.log_dict({**values, "step": float(self.global_step)})
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW, and the learning rate by the step."""
         optimizer = build_optimizer(self.model, self.job.optimizer)
         max_steps = self.job.training.max_steps
         scheduler = build_scheduler(optimizer, max_steps, self.job.schedule)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+        return OptimizerLRSchedulerConfig(
+            optimizer=optimizer,
+            lr_scheduler=LRSchedulerConfigType(scheduler=scheduler, interval="step"),
+        )
 
     def _record_step(self) -> None:
         """Record the terms of a whole step, over its micro-batches and all workers."""

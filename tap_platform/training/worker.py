@@ -27,7 +27,7 @@ from tap_platform.training.run_logger import RunLogger
 from tap_platform.training.strategies import build_strategy
 from tap_platform.training.weights import STATE_NAME
 
-PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 def train_worker(

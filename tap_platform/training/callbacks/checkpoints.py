@@ -14,7 +14,6 @@ from tap_platform.runs.events import EventLog
 from tap_platform.training.weights import STATE_NAME
 
 
-
 class WriteCheckpoints(Callback):
     """Write `checkpoints/step-N/` by steps, by minutes and at the last step.
 

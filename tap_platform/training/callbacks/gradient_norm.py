@@ -37,6 +37,7 @@ class GradientNorm(Callback):
         """Where gradients are sharded, DeepSpeed knows the norm of the whole."""
         if not is_sharded(trainer.strategy) or trainer.global_step % self.log_every:
             return
-        norm = trainer.strategy.model.get_global_grad_norm()
+        engine: Any = trainer.strategy.model
+        norm = engine.get_global_grad_norm()
         if norm is not None:
             pl_module.log("gradient_norm", float(norm))
