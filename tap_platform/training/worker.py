@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -54,7 +55,9 @@ def train_worker(
     recipe = TapPretrain(job, torch.from_numpy(vocabulary.embeddings))
     trainer = build_trainer(job, run, events)
     if events.rank == 0:
-        events.record("training", goes_on_from=checkpoint.name if checkpoint else None)
+        events.record(
+            "training", pid=os.getpid(), goes_on_from=checkpoint.name if checkpoint else None
+        )
     trainer.fit(
         recipe,
         datamodule=datamodule,

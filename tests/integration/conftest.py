@@ -1,0 +1,74 @@
+"""One Ray session and one small data set for all integration tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tap_platform.config.job import JobConfig
+from tap_platform.config.load import anchored, merge, validate_job
+
+MODEL = {
+    "image_size": 64,
+    "window_size": 2,
+    "encoder_depth": 4,
+    "encoder_dim": 32,
+    "encoder_heads": 2,
+    "embed_dim": 32,
+    "decoder_heads": 2,
+    "concept_dim": 64,
+    "text_depth": 1,
+    "text_dim": 32,
+    "text_heads": 1,
+    "vocab_size": 64,
+    "drop_path": 0.1,
+    "decoder_dropout": 0.1,
+}
+
+
+@pytest.fixture(scope="session")
+def ray_cluster():
+    """Ray with places for two workers, their readers and the controller."""
+    import ray
+
+    from tap_platform.launch.ray_session import start_ray
+
+    start_ray(cpus=6)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("platform")
+
+
+@pytest.fixture(scope="session")
+def make_job(shared_folder):
+    """A job on small scenes; keyword sections are laid over it."""
+
+    def make(name: str, **changes: object) -> JobConfig:
+        tree = {
+            "name": name,
+            "storage": str(shared_folder / "runs"),
+            "model": MODEL,
+            "data": {
+                "source": "scenes",
+                "path": str(shared_folder / "scenes"),
+                "train_scenes": 48,
+                "val_scenes": 8,
+                "scene_size": 96,
+                "partitions": 4,
+                "regions_per_image": 4,
+                "shuffle_window": 8,
+                "jitter": {"minimum": 0.8, "maximum": 1.25},
+            },
+            "optimizer": {"gradient_clip": 1.0},
+            "training": {"max_steps": 4, "global_batch": 4, "log_every": 1},
+            "evaluation": {"final_images": 0},
+            "tracking": {"tracker": "none"},
+        }
+        return anchored(validate_job(merge(tree, changes), where=name))
+
+    return make
