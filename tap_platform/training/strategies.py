@@ -40,7 +40,6 @@ def build_strategy(job: JobConfig) -> Strategy:
             cluster_environment=environment,
             find_unused_parameters=False,
             gradient_as_bucket_view=True,
-            static_graph=not job.model.activation_checkpointing,
         )
     return ZeroStrategy(
         cluster_environment=environment,
