@@ -126,7 +126,8 @@ def test_new_model_starts_as_a_training_from_scratch_should(tap):
     state = tap.state_dict()
     assert not any(value.any() for name, value in state.items() if "rel_pos_embed.weight" in name)
     assert not state["image_encoder.cross_conv.3.norm3.weight"].any()
-    assert state["prompt_encoder.coord_matrix"].std().item() == pytest.approx(1, abs=0.25)
+    frequencies = state["prompt_encoder.coord_matrix"].std().item()
+    assert frequencies == pytest.approx(TINY.coordinate_scale, rel=0.25)
     assert state["image_encoder.blocks.0.attn.qkv.weight"].std().item() == pytest.approx(0.02, 0.1)
     assert state["image_decoder.mask_tokens.weight"].std().item() == pytest.approx(1, abs=0.25)
 
