@@ -47,6 +47,9 @@ class RegionBatch:
     """Keys of the samples."""
     position: Position
     """Where a run that has consumed this batch goes on."""
+    step_regions: int = 0
+    """Regions of this rank in the whole optimizer step, over its micro-batches; 0 where no step is
+    taken. A loss that is divided by it weighs every region alike."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """The batch on a device."""
@@ -68,6 +71,7 @@ def collate(
     samples: Sequence[DecodedSample],
     position: Position,
     pixels: NDArray[np.uint8] | None = None,
+    step_regions: int = 0,
 ) -> RegionBatch:
     """Join samples of one frame size to a batch.
 
@@ -76,6 +80,7 @@ def collate(
         position: where a run that has consumed this batch goes on.
         pixels: the buffer `[B, S, S, 3]` that the samples were decoded into, to be used without a
             copy; None copies each sample's own pixels.
+        step_regions: regions of this rank in the whole optimizer step.
     """
     frames = np.stack([sample.pixels for sample in samples]) if pixels is None else pixels
     counts = [len(sample.masks) for sample in samples]
@@ -92,6 +97,7 @@ def collate(
         sizes=torch.tensor([sample.size for sample in samples], dtype=torch.int64),
         keys=[sample.key for sample in samples],
         position=position,
+        step_regions=step_regions,
     )
     return batch if sum(counts) else _with_placeholder(batch)
 

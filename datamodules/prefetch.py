@@ -37,9 +37,10 @@ class Prefetch(Generic[T]):
             item = self._items.get()
             if item is _END:
                 # Whoever asks again, as Lightning does, finds the end and does not wait.
-                self._items.put(_END)
+                self._items.put(item)
                 return
             if isinstance(item, _Raised):
+                self._items.put(item)
                 raise item.error
             yield item  # type: ignore[misc]
 
@@ -53,19 +54,17 @@ class Prefetch(Generic[T]):
                 continue
 
     def _fill(self, source: Iterable[T]) -> None:
-        iterator = iter(source)
         try:
+            iterator = iter(source)
             for item in iterator:
                 self._items.put(item)
                 if self._stopped.is_set():
                     break
-            else:
-                self._items.put(_END)
-        except BaseException as error:
-            self._items.put(_Raised(error))
-        finally:
             if hasattr(iterator, "close"):
                 iterator.close()
+            self._items.put(_END)
+        except BaseException as error:
+            self._items.put(_Raised(error))
 
 
 class _Raised:

@@ -6,7 +6,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -120,13 +120,22 @@ class TrainingStream:
 
     def __iter__(self) -> Iterator[RegionBatch]:
         """Read, decode and collate; torch is imported with the first batch."""
+        groups = self.decoder.groups(self._raw(), self.micro_batch)
+        for step in self.steps:
+            yield from self._micro_batches(step, list(islice(groups, self.accumulation)))
+
+    def _micro_batches(
+        self, step: int, groups: list[list[DecodedSample | None]]
+    ) -> Iterator[RegionBatch]:
+        """One step, decoded as a whole: each micro-batch tells the regions of all of them."""
         from datamodules.batch import collate
 
-        groups = self.decoder.groups(self._raw(), self.micro_batch)
-        for number, group in zip(range(len(self.steps) * self.accumulation), groups, strict=False):
-            done = self.steps.start + (number + 1) // self.accumulation
-            good = [sample for sample in group if sample is not None]
-            yield collate(good or [blank_sample(self.decoder.frame)], self.plan.position(done))
+        good = [[sample for sample in group if sample is not None] for group in groups]
+        regions = sum(len(sample.masks) for sample in chain.from_iterable(good))
+        for number, samples in enumerate(good, start=1):
+            position = self.plan.position(step + number // self.accumulation)
+            blank = blank_sample(self.decoder.frame)
+            yield collate(samples or [blank], position, step_regions=regions)
 
     def _raw(self) -> Iterator[SeededSample]:
         reader_tasks = self.decoder.config.reader_tasks

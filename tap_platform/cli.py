@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -12,6 +14,15 @@ from tap_platform.launch.errors import RunFailedError
 
 SPEC = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(path_type=Path)
+COUNT = click.IntRange(min=1)
+SHARE = click.FloatRange(min=0, max=1, max_open=True)
+
+
+def option(
+    flag: str, name: str, kind: click.ParamType, default: Any, meaning: str
+) -> Callable[[Any], Any]:
+    """An option whose help tells its range and its default."""
+    return click.option(flag, name, type=kind, default=default, show_default=True, help=meaning)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -76,9 +87,9 @@ def schema() -> None:
     """Print the JSON schema of a job file, for editors."""
     import json
 
-    from tap_platform.config.job import JobConfig
+    from tap_platform.config.schema import job_schema
 
-    click.echo(json.dumps(JobConfig.model_json_schema(), indent=2))
+    click.echo(json.dumps(job_schema(), indent=2))
 
 
 @tap.group()
@@ -88,13 +99,11 @@ def data() -> None:
 
 @data.command("scenes")
 @click.argument("out", type=FOLDER)
-@click.option(
-    "--train", "train_scenes", default=512, show_default=True, help="Scenes to learn from."
-)
-@click.option("--val", "val_scenes", default=64, show_default=True, help="Scenes held out.")
-@click.option("--size", default=256, show_default=True, help="Long side of a scene, in pixels.")
-@click.option("--seed", default=0, show_default=True, help="Seed of the scenes.")
-@click.option("--dim", default=64, show_default=True, help="Width of the concept space.")
+@option("--train", "train_scenes", COUNT, 512, "Scenes to learn from.")
+@option("--val", "val_scenes", COUNT, 64, "Scenes held out.")
+@option("--size", "size", click.IntRange(min=32), 256, "Long side of a scene, in pixels.")
+@option("--seed", "seed", click.IntRange(min=0), 0, "Seed of the scenes.")
+@option("--dim", "dim", COUNT, 64, "Width of the concept space.")
 def data_scenes(
     out: Path, train_scenes: int, val_scenes: int, size: int, seed: int, dim: int
 ) -> None:
@@ -120,9 +129,9 @@ def data_import() -> None:
 @data_import.command("coco")
 @click.argument("folder", type=FOLDER)
 @click.argument("out", type=FOLDER)
-@click.option("--vocabulary", default="coco_80", show_default=True, help="Concept list or a file.")
-@click.option("--val-fraction", default=0.2, show_default=True, help="Share of images held out.")
-@click.option("--dim", default=64, show_default=True, help="Width of the concept space.")
+@option("--vocabulary", "vocabulary", click.STRING, "coco_80", "Concept list or a file.")
+@option("--val-fraction", "val_fraction", SHARE, 0.2, "Share of images held out.")
+@option("--dim", "dim", COUNT, 64, "Width of the concept space.")
 def data_import_coco(
     folder: Path, out: Path, vocabulary: str, val_fraction: float, dim: int
 ) -> None:
@@ -137,9 +146,9 @@ def data_import_coco(
 
 
 def main() -> None:
-    """Run `tap`; a user's mistake is one message, not a traceback."""
+    """Run `tap`; a mistake, or a file that fails, is one message and not a traceback."""
     try:
-        tap.main(standalone_mode=False)
+        tap.main(prog_name="tap", standalone_mode=False)
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.Abort:
@@ -148,7 +157,7 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         click.secho(f"tap: {error}", fg="red", err=True)
         sys.exit(2)
     except RunFailedError as error:

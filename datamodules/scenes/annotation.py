@@ -45,7 +45,9 @@ class Piece(NamedTuple):
     phrases: list[str]
 
 
-def make_sample(scene_seed: int, split: str, number: int, scene_size: int, dim: int) -> Sample:
+def make_sample(
+    scene_seed: int, split: str, number: int, scene_size: int, dim: int, smallest: float = 0.06
+) -> Sample:
     """One scene, a pure function of its arguments.
 
     Args:
@@ -54,12 +56,13 @@ def make_sample(scene_seed: int, split: str, number: int, scene_size: int, dim: 
         number: Place of the scene in its split.
         scene_size: Long side in pixels.
         dim: Width of the concept space.
+        smallest: Smallest diameter of an object, as a share of the long side.
 
     Returns:
         A JPEG with one region for every object and every part that stays visible; the masks of
         objects never overlap, a part lies within its whole. Priors are `[regions, dim]` float16.
     """
-    layout = draw_layout(scene_size, _stream(scene_seed, split, number, LAYOUT))
+    layout = draw_layout(scene_size, smallest, _stream(scene_seed, split, number, LAYOUT))
     pixels = paint(layout, _stream(scene_seed, split, number, PAINT))
     pieces = scene_pieces(layout, _stream(scene_seed, split, number, PHRASES))
     priors = oracle_priors(pieces, scene_size, dim, _stream(scene_seed, split, number, PRIORS))

@@ -9,6 +9,7 @@ from typing import Any
 
 from datamodules.files import atomic_folder
 from datamodules.index import INDEX_NAME, sha256
+from datamodules.records import Sample
 from datamodules.scenes.annotation import SPLITS, make_sample
 from datamodules.scenes.appearance import CONCEPTS
 from datamodules.shards import ShardWriter
@@ -53,8 +54,7 @@ def make_scenes(
         for split in SPLITS:
             with ShardWriter(draft / split, SAMPLES_PER_SHARD) as writer:
                 for number in range(counts[split]):
-                    size = config.scene_size
-                    writer.write(make_sample(config.scene_seed, split, number, size, dim))
+                    writer.write(_make_sample(config, split, number, dim))
                     done += 1
                     if progress is not None:
                         progress(done, sum(counts.values()))
@@ -63,13 +63,18 @@ def make_scenes(
     return folder
 
 
-def _settings(config: ScenesSource, dim: int) -> dict[str, int]:
+def _make_sample(config: ScenesSource, split: str, number: int, dim: int) -> Sample:
+    size, smallest = config.scene_size, config.smallest_object
+    return make_sample(config.scene_seed, split, number, size, dim, smallest)
+
+
+def _settings(config: ScenesSource, dim: int) -> dict[str, float]:
     """What the bytes of the data set depend on."""
-    fields = {"train_scenes", "val_scenes", "scene_size", "scene_seed"}
+    fields = {"train_scenes", "val_scenes", "scene_size", "scene_seed", "smallest_object"}
     return {**config.model_dump(include=fields), "concept_dim": dim, "generator": GENERATOR}
 
 
-def _write_provenance(folder: Path, settings: dict[str, int]) -> None:
+def _write_provenance(folder: Path, settings: dict[str, float]) -> None:
     record = {
         "source": "scenes",
         "settings": settings,
@@ -79,7 +84,7 @@ def _write_provenance(folder: Path, settings: dict[str, int]) -> None:
     (folder / "dataset.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
-def _require_same(folder: Path, settings: dict[str, int]) -> None:
+def _require_same(folder: Path, settings: dict[str, float]) -> None:
     found = _read_settings(folder / "dataset.json")
     differences = [
         f"{name} is {found.get(name)} there and {wanted} here"

@@ -13,8 +13,8 @@ from datamodules.scenes.outlines import SHAPES, Field, signed_distance
 
 Mask = NDArray[np.bool_]
 
-SIZES = (0.06, 0.6)
-"""Smallest and largest diameter of an object, as a share of the scene's long side."""
+LARGEST = 0.6
+"""Largest diameter of an object, as a share of the scene's long side."""
 MIN_DIAMETER = 12.0
 """Pixels; below, shapes cannot be told apart."""
 MIN_VISIBLE_SHARE = 0.3
@@ -111,21 +111,22 @@ class Layout:
         return None if part is None else self.visible(index) & self.whole(part)
 
 
-def draw_layout(scene_size: int, rng: np.random.Generator) -> Layout:
+def draw_layout(scene_size: int, smallest: float, rng: np.random.Generator) -> Layout:
     """Draw a scene of 3 to 9 objects (fewer where there is no room), small ones mostly in front.
 
     Args:
         scene_size: Long side in pixels; the short side is 62 to 100 % of it.
+        smallest: Smallest diameter of an object, as a share of the long side.
         rng: The source of every draw.
     """
+    smallest = max(smallest, MIN_DIAMETER / scene_size)
     layout = Layout([], np.full(_draw_frame(scene_size, rng), -1, np.int8))
-    sizes = _draw_sizes(int(rng.integers(3, 10)), rng)
-    smallest = MIN_DIAMETER / scene_size
+    sizes = _draw_sizes(int(rng.integers(3, 10)), smallest, rng)
     for size in sizes[np.argsort(-sizes * rng.lognormal(sigma=0.5, size=len(sizes)))]:
-        _add_figure(layout, max(float(size), smallest), scene_size, rng)
+        _add_figure(layout, float(size), smallest, scene_size, rng)
     for figure in layout.figures:
         if rng.random() < PART_CHANCE:
-            figure.part = _draw_part(figure, scene_size, rng)
+            figure.part = _draw_part(figure, smallest, scene_size, rng)
     return layout
 
 
@@ -134,18 +135,20 @@ def _draw_frame(scene_size: int, rng: np.random.Generator) -> tuple[int, int]:
     return (short, scene_size) if rng.random() < 0.7 else (scene_size, short)
 
 
-def _draw_sizes(count: int, rng: np.random.Generator) -> NDArray[np.float64]:
+def _draw_sizes(count: int, smallest: float, rng: np.random.Generator) -> NDArray[np.float64]:
     """`[count]` sizes spread over all scales, somewhat more of the larger ones."""
-    smallest, largest = SIZES
-    return smallest * (largest / smallest) ** (rng.random(count) ** 0.75)
+    return smallest * (LARGEST / smallest) ** (rng.random(count) ** 0.75)
 
 
-def _add_figure(layout: Layout, size: float, scene_size: int, rng: np.random.Generator) -> None:
+def _add_figure(
+    layout: Layout, size: float, smallest: float, scene_size: int, rng: np.random.Generator
+) -> None:
     """Place a figure where it hides no other too much; a smaller one where there is no room."""
     colour = str(rng.choice(list(COLOURS), p=long_tailed(COLOURS)))
     shape = str(rng.choice(list(SHAPES), p=long_tailed(SHAPES)))
     for attempt in range(4):
-        figure = _draw_figure(shape, colour, size * 0.6**attempt, scene_size, rng)
+        fitting = max(size * 0.6**attempt, smallest)
+        figure = _draw_figure(shape, colour, fitting, scene_size, rng)
         for _ in range(8):
             _draw_place(figure, layout.owner.shape, rng)
             owner = _painted_over(layout, figure)
@@ -159,7 +162,7 @@ def _draw_figure(
     shape: str, colour: str, size: float, scene_size: int, rng: np.random.Generator
 ) -> Figure:
     """A figure with its patch, not yet placed; turned by up to 35 degrees."""
-    radius = max(size * scene_size, MIN_DIAMETER) / 2
+    radius = size * scene_size / 2
     plain = 2 * radius < TEXTURED_DIAMETER or rng.random() < 0.4
     texture = "plain" if plain else str(rng.choice(list(TEXTURES)))
     u, v, distance = _patch(shape, radius, np.deg2rad(rng.uniform(-35, 35)))
@@ -203,11 +206,13 @@ def _all_visible(figures: Iterable[Figure], owner: NDArray[np.int8]) -> bool:
     )
 
 
-def _draw_part(whole: Figure, scene_size: int, rng: np.random.Generator) -> Figure | None:
+def _draw_part(
+    whole: Figure, smallest: float, scene_size: int, rng: np.random.Generator
+) -> Figure | None:
     """A badge of another colour somewhere well inside its whole; None where there is no room."""
     depth = -whole.distance
     radius = float(rng.uniform(0.45, 0.7) * depth.max())
-    if 2 * radius < MIN_DIAMETER:
+    if 2 * radius < smallest * scene_size:
         return None
     colours = [colour for colour in COLOURS if colour != whole.colour]
     shape, colour = str(rng.choice(PART_SHAPES)), str(rng.choice(colours))

@@ -51,6 +51,7 @@ class ShardSource(StreamConfig):
     """Shards that exist already."""
 
     source: Literal["shards"] = "shards"
+    """Picks shards that exist already."""
     path: str
     """Folder with `train/` and `val/`, each with its tars and an `index.json`."""
 
@@ -59,6 +60,7 @@ class ScenesSource(StreamConfig):
     """Procedural scenes, made on first use."""
 
     source: Literal["scenes"] = "scenes"
+    """Picks procedural scenes."""
     path: str = "data/scenes"
     """Folder that the shards are made in, or found in."""
     train_scenes: int = Field(512, gt=0)
@@ -67,6 +69,8 @@ class ScenesSource(StreamConfig):
     """Scenes held out."""
     scene_size: int = Field(256, ge=32)
     """Long side of a scene, in pixels."""
+    smallest_object: float = Field(0.06, ge=0.01, le=0.5)
+    """Smallest diameter of an object, as a share of the long side; the largest is 0.6."""
     scene_seed: int = Field(0, ge=0)
     """Seed of the scenes themselves."""
 
@@ -75,6 +79,7 @@ class CocoSource(StreamConfig):
     """A COCO-format folder, imported to shards on first use."""
 
     source: Literal["coco"] = "coco"
+    """Picks a COCO-format folder."""
     path: str
     """Folder with `annotations.json` and `images/`, or COCO's own layout."""
     shards: str = "data/coco"

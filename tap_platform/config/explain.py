@@ -16,26 +16,39 @@ def explain(error: ValidationError, root: type[BaseModel], where: str) -> str:
     return "\n".join(f"{where}: {line}" for line in lines)
 
 
-def nearest(name: str, known: list[str]) -> str:
-    """`; did you mean …?` with the nearest known name, or the list of all of them."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}"
-
-
 def _line(fault: ErrorDetails, root: type[BaseModel]) -> str:
     sections, path = _follow(root, fault["loc"])
     dotted = ".".join(path) or "the job"
     if fault["type"] == "extra_forbidden":
-        known = sorted({name for section in sections for name in section.model_fields})
-        if len(path) == 1 and path[0] not in known:
-            known = sorted({*known, *_leaves(root)})
-        return f"unknown key {dotted!r}{nearest(path[-1], known)}"
+        return f"unknown key {dotted!r}; {_nearest(path, sections, root)}"
     if fault["type"] == "missing":
         return f"{dotted!r} is missing"
+    if fault["type"].startswith("union_tag"):
+        return _kind_line(dotted, fault)
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "value_error":
         return message if not path else f"{dotted}: {message}"
     return f"{dotted}: {message[0].lower()}{message[1:]}, got {fault['input']!r}"
+
+
+def _nearest(path: list[str], sections: list[type[BaseModel]], root: type[BaseModel]) -> str:
+    """The nearest key beside an unknown one, else anywhere, else all that stand beside it."""
+    above = path[:-1]
+    beside = {name: [*above, name] for section in sections for name in section.model_fields}
+    for known in (beside, dict(_leaves(root))):
+        if close := difflib.get_close_matches(path[-1], known, n=1):
+            return f"did you mean {'.'.join(known[close[0]])!r}?"
+    return f"known: {', '.join(sorted(beside))}"
+
+
+def _kind_line(dotted: str, fault: ErrorDetails) -> str:
+    """A section that comes in several kinds names none of them, or one that is not there."""
+    context = fault["ctx"]
+    field = context["discriminator"].strip("'")
+    key = f"{dotted}.{field}"
+    if "tag" not in context:
+        return f"{key!r} is missing: it picks the kind of {dotted!r}"
+    return f"{key}: no kind {context['tag']!r}: choose one of {context['expected_tags']}"
 
 
 def _follow(
@@ -47,11 +60,10 @@ def _follow(
     """
     sections, keys = [root], []
     for place, part in enumerate(location):
-        fields = [s.model_fields[part] for s in sections if part in s.model_fields]
-        tag = len(sections) > 1 and not fields and place < len(location) - 1
-        if tag:
-            sections = [s for s in sections if _has_tag(s, part)] or sections
+        if len(sections) > 1:
+            sections = [section for section in sections if _has_tag(section, part)]
             continue
+        fields = [s.model_fields[part] for s in sections if part in s.model_fields]
         keys.append(str(part))
         if place < len(location) - 1 and fields:
             sections = [s for field in fields for s in _sections(field.annotation)]
@@ -73,9 +85,9 @@ def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from _sections(argument)
 
 
-def _leaves(root: type[BaseModel]) -> Iterator[str]:
-    """Dotted names two levels deep, so that `lr` finds `optimizer.lr`."""
+def _leaves(root: type[BaseModel]) -> Iterator[tuple[str, list[str]]]:
+    """Names two levels deep with their places, so that `lr` finds `optimizer.lr`."""
     for name, field in root.model_fields.items():
         for section in _sections(field.annotation):
             for leaf in section.model_fields:
-                yield f"{name}.{leaf}"
+                yield leaf, [name, leaf]

@@ -24,23 +24,26 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> JobConfig:
             validate; the message names the file, the dotted key and, for an unknown key, the
             nearest known one.
     """
-    tree = read_tree(Path(path))
+    changes: dict[str, Any] = {}
     for override in overrides:
-        tree = merge(tree, parse_override(override))
-    return anchored(validate_job(tree, where=str(path)))
+        changes = merge(changes, parse_override(override))
+    return anchored(validate_job(merge(read_tree(Path(path)), changes), where=str(path)))
 
 
 def anchored(job: JobConfig) -> JobConfig:
-    """The job with its folders as absolute paths: workers stand elsewhere than the caller."""
+    """The job with absolute paths: workers stand elsewhere than the caller."""
     data = {
         key: _absolute(getattr(job.data, key))
         for key in ("path", "shards")
         if hasattr(job.data, key)
     }
+    weights = job.recipe.mae_weights
+    recipe = {"mae_weights": _absolute(weights)} if weights else {}
     return job.model_copy(
         update={
             "storage": _absolute(job.storage),
             "data": job.data.model_copy(update=data),
+            "recipe": job.recipe.model_copy(update=recipe),
         }
     )
 

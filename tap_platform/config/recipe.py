@@ -12,6 +12,7 @@ class TapPretrainConfig(Section):
     """TAP pre-training: masks and concepts from prompts. The text decoder is not trained."""
 
     type: Literal["tap_pretrain"] = "tap_pretrain"
+    """Picks the recipe."""
     objective: ObjectiveConfig = ObjectiveConfig()
     """Losses, routing and prompts."""
     mae_weights: str | None = None

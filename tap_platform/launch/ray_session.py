@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tap_platform.config.job import JobConfig
+
+# Our own Ray lives and dies with one driver: workers that start before they are asked for are of no
+# use to it, nobody drains its node, and its ends need not be waited for by the seconds.
+OWN_RAY = {
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
+}
 
 
 def cpus_needed(job: JobConfig) -> int:
@@ -33,7 +42,6 @@ def ray_session(job: JobConfig) -> Iterator[None]:
         _check_room(job, ray.cluster_resources())
         yield
         return
-    _quieten()
     start_ray(cpus_needed(job))
     try:
         yield
@@ -46,6 +54,11 @@ def start_ray(cpus: int) -> None:
     import ray
 
     _quieten()
+    for name, value in OWN_RAY.items():
+        os.environ.setdefault(name, value)
+    # Ray's processes take seconds to come up; Ray Train needs these two, which need no Ray.
+    imports = threading.Thread(target=_import_torch_and_pandas, name="imports")
+    imports.start()
     ray.init(
         num_cpus=cpus,
         include_dashboard=False,
@@ -53,6 +66,12 @@ def start_ray(cpus: int) -> None:
         logging_level=logging.ERROR,
         object_store_memory=_object_store_bytes(),
     )
+    imports.join()
+
+
+def _import_torch_and_pandas() -> None:
+    import pandas  # noqa: F401
+    import torch  # noqa: F401
 
 
 def _object_store_bytes() -> int:

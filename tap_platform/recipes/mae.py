@@ -31,7 +31,7 @@ def load_mae_weights(encoder: nn.Module, path: str | Path) -> InitReport:
         path: local `.safetensors`, or a torch file with tensors only.
 
     Raises:
-        ValueError: if the file cannot be read, or holds tensors that do not fit the encoder.
+        ValueError: if the file cannot be read, or its tensors do not fit the encoder.
     """
     source = _read(Path(path))
     target = encoder.state_dict()
@@ -45,8 +45,9 @@ def load_mae_weights(encoder: nn.Module, path: str | Path) -> InitReport:
         if fitted.shape != target[ours].shape:
             wrong.append(f"{name} {list(fitted.shape)}, expected {list(target[ours].shape)}")
         loaded[ours] = fitted
-    if wrong or not loaded:
-        faults = "; ".join(wrong[:5]) or "no name of an image encoder in it"
+    wrong += [f"no {name}" for name in target if _is_due(name) and name not in loaded]
+    if wrong:
+        faults = "; ".join(wrong[:5])
         raise ValueError(f"recipe.mae_weights {path}: does not fit the image encoder: {faults}")
     encoder.load_state_dict(loaded, strict=False)
     return InitReport(
@@ -63,8 +64,15 @@ def _read(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # every reader has errors of its own
         raise ValueError(f"recipe.mae_weights {path}: cannot be read: {error}") from None
+    if not isinstance(state, dict):
+        raise ValueError(f"recipe.mae_weights {path}: holds no tensors by name")
     state = state.get("model", state)
     return {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
+
+
+def _is_due(name: str) -> bool:
+    """Whether every masked autoencoder has it: one of another depth would leave blocks as made."""
+    return name.startswith("blocks.") and ".rel_pos_embed." not in name
 
 
 def _fit(name: str, tensor: Tensor, target: Tensor) -> Tensor:

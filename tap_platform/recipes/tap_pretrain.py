@@ -50,7 +50,7 @@ class TapPretrain(LightningModule):
         self._held_out_sums: list[Tensor] = []
 
     def training_step(self, batch: RegionBatch, batch_idx: int) -> Tensor:
-        """The loss of a micro-batch, normalized over the regions of all workers."""
+        """The loss of a micro-batch, normalized over the regions of the whole global batch."""
         images = self.model.encode(self.model.normalize(batch.pixels))
 
         def decode(prompts: Prompts) -> RegionOutput:
@@ -61,9 +61,10 @@ class TapPretrain(LightningModule):
         self._step_sums.append(_term_sums(stages, batch.weights, self.objective))
         if (batch_idx + 1) % self.job.accumulation == 0:
             self._record_step()
-        # The strategy averages gradients over workers, so each takes its share of the count.
-        regions = _sum_over_workers(batch.weights.sum()) / _world_size()
-        return total(stages, batch.weights, regions, self.objective)
+        # Gradients are averaged over micro-batches and workers: each takes its share of the count.
+        regions = _sum_over_workers(batch.weights.new_tensor(batch.step_regions))
+        share = regions / (_world_size() * self.job.accumulation)
+        return total(stages, batch.weights, share, self.objective)
 
     def validation_step(self, batch: RegionBatch, batch_idx: int) -> None:
         """Score held-out regions by box and by one point."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lightning.pytorch.accelerators.cuda import CUDAAccelerator
 from lightning.pytorch.strategies import DeepSpeedStrategy, ParallelStrategy, Strategy
 from ray.train.lightning import (
@@ -9,6 +11,8 @@ from ray.train.lightning import (
     RayDeepSpeedStrategy,
     RayLightningEnvironment,
 )
+from torch import Tensor
+from torch.optim import Optimizer
 
 from tap_platform.config.job import JobConfig
 
@@ -30,6 +34,12 @@ class ZeroStrategy(RayDeepSpeedStrategy):
         else:
             self.set_world_ranks()
             self._init_deepspeed_distributed()
+
+    def backward(
+        self, closure_loss: Tensor, optimizer: Optimizer | None, *args: Any, **kwargs: Any
+    ) -> None:
+        """Lightning has averaged over the micro-batches of a step; DeepSpeed must not do it too."""
+        super().backward(closure_loss, optimizer, *args, scale_wrt_gas=False, **kwargs)
 
 
 def build_strategy(job: JobConfig) -> Strategy:

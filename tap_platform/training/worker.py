@@ -71,9 +71,10 @@ def build_trainer(job: JobConfig, run: RunDirectory, events: EventLog) -> Traine
     every = job.evaluation.every_steps
     callbacks: list[Callback] = [
         SeedSteps(job.seed),
-        StepClock(training.global_batch, training.log_every),
         *([GradientNorm(training.log_every)] if training.watch_gradients else []),
         WriteCheckpoints(job.checkpoint, run, events, training.max_steps),
+        # The last one: what the others do at the end of a step is no wait for data.
+        StepClock(training.global_batch, training.log_every),
     ]
     options: dict[str, Any] = {
         "val_check_interval": every * job.accumulation if every else None,

@@ -54,7 +54,7 @@ def usual_loader(
         webdataset.WebDataset(shards, shardshuffle=False, nodesplitter=None)
         .map(partial(_decode, frame=frame, jitter=jitter, regions=regions))
         .repeat()
-        .slice(samples // workers)
+        .with_epoch(samples // workers)
     )
     return DataLoader(
         dataset, batch, collate_fn=_collate, num_workers=workers, persistent_workers=True

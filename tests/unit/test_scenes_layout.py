@@ -16,7 +16,7 @@ SIZE = 192
 
 @pytest.fixture(scope="module")
 def layouts():
-    return [draw_layout(SIZE, np.random.default_rng((5, number))) for number in range(60)]
+    return [draw_layout(SIZE, 0.06, np.random.default_rng((5, number))) for number in range(60)]
 
 
 def plane(extent=1.5, cells=301):
@@ -133,7 +133,7 @@ def test_picture_shows_the_colours_it_names(layouts):
 
 def test_picture_fits_masks_at_edges():
     """A step across the mask's border changes the picture more than a step within the mask."""
-    layout = draw_layout(SIZE, np.random.default_rng(11))
+    layout = draw_layout(SIZE, 0.06, np.random.default_rng(11))
     pixels = paint(layout, np.random.default_rng(12)).astype(float)
     steps = np.abs(np.diff(pixels, axis=1)).sum(-1)
     crossing = layout.owner[:, 1:] != layout.owner[:, :-1]

@@ -34,7 +34,7 @@ def samples():
 
 @pytest.fixture(scope="module")
 def scenes():
-    layouts = [draw_layout(SIZE, _stream(9, "train", number, LAYOUT)) for number in NUMBERS]
+    layouts = [draw_layout(SIZE, 0.06, _stream(9, "train", number, LAYOUT)) for number in NUMBERS]
     pieces = [
         scene_pieces(layout, _stream(9, "train", number, PHRASES))
         for number, layout in zip(NUMBERS, layouts, strict=True)

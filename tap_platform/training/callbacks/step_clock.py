@@ -11,7 +11,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 class StepClock(Callback):
     """Record images per second and the share of time that the step waits for data.
 
-    Rates are means over the steps since the last record, of this worker times the world size.
+    Rates are means over the steps since the last record, or since the last look at held-out images,
+    which is not counted.
     """
 
     def __init__(self, images_per_step: int, log_every: int) -> None:
@@ -55,3 +56,7 @@ class StepClock(Callback):
             }
         )
         self._window_start, self._window_step, self._waited = now, trainer.global_step, 0.0
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin anew with the next batch."""
+        self._window_start, self._waited = None, 0.0

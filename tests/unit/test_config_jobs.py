@@ -1,0 +1,79 @@
+"""The jobs that ship: each loads, and the large ones are the paper's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tap_platform.config.load import load_job
+from tap_platform.launch.demo import JOB, job_file
+
+JOBS = Path(__file__).resolve().parents[2] / "jobs"
+PAPER = {"vit_b": (12, 768, 12, 0.1), "vit_l": (24, 1024, 16, 0.2), "vit_h": (32, 1280, 16, 0.2)}
+
+
+def test_the_promised_jobs_are_there_and_are_named_after_their_files():
+    names = {path.stem for path in JOBS.glob("*.yaml")}
+    assert names >= {"tap_tiny_scenes", "tap_tiny_coco", "tap_vit_b", "tap_vit_l", "tap_vit_h"}
+    for name in names:
+        assert load_job(JOBS / f"{name}.yaml").name == name
+
+
+def test_the_demo_finds_its_job():
+    assert load_job(job_file(JOB)).data.source == "scenes"
+
+
+def test_the_coco_job_says_where_its_priors_come_from():
+    job = load_job(JOBS / "tap_tiny_coco.yaml")
+    assert (job.data.source, job.data.priors) == ("coco", "category_names")
+
+
+@pytest.fixture(params=PAPER)
+def size(request):
+    return request.param
+
+
+@pytest.fixture
+def job(size):
+    return load_job(JOBS / f"tap_{size}.yaml")
+
+
+def test_model_of_the_paper(job, size):
+    model = job.model
+    shape = (model.encoder_depth, model.encoder_dim, model.encoder_heads, model.drop_path)
+    assert shape == PAPER[size]
+    assert (model.image_size, model.patch_size, model.window_size) == (1024, 16, 16)
+    assert (model.embed_dim, model.decoder_depth, model.decoder_heads) == (256, 2, 8)
+    assert (model.text_depth, model.text_dim, model.text_heads) == (12, 512, 8)
+    assert (model.text_length, model.vocab_size, model.concept_dim) == (40, 32000, 1024)
+    assert (model.decoder_dropout, model.text_dropout) == (0.1, 0.4)
+    assert model.coordinate_scale == 1.0
+
+
+def test_optimization_of_the_paper(job):
+    optimizer, training = job.optimizer, job.training
+    assert (optimizer.lr, optimizer.betas, optimizer.weight_decay) == (1e-3, (0.9, 0.999), 0.1)
+    assert optimizer.decay_rule == "v1.1"
+    assert optimizer.gradient_clip is None
+    assert (training.max_steps, training.global_batch) == (180_000, 256)
+    assert (job.scale.workers, job.scale.device) == (256, "gpu")
+    assert (job.micro_batch, job.accumulation) == (1, 1)
+
+
+def test_objective_of_the_paper(job):
+    objective = job.recipe.objective
+    assert (objective.focal_weight, objective.dice_weight, objective.iou_weight) == (20, 1, 1)
+    assert (objective.segmentation_weight, objective.concept_weight) == (1, 1)
+    assert (objective.focal_alpha, objective.focal_gamma, objective.dice_epsilon) == (0.25, 2, 1)
+    assert (objective.concept_loss, objective.temperature) == ("kl", 0.01)
+    assert objective.prompts.max_points == 9
+    assert objective.prompts.box_probability == 0.5
+    assert objective.prompts.interactive_probability == 0.5
+
+
+def test_data_of_the_paper(job):
+    data = job.data
+    assert (data.jitter.minimum, data.jitter.maximum) == (0.5, 2.0)
+    assert data.regions_per_image == 64
+    assert data.partitions % job.scale.workers == 0

@@ -1,0 +1,113 @@
+"""Damaged shards meet a training stream: batches shrink, the damage is counted, too much stops."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from data_samples import sample
+
+from datamodules.decode import Frame
+from datamodules.index import DataIndex
+from datamodules.plan import GlobalPlan
+from datamodules.quarantine import Quarantine, TooManyBadSamplesError
+from datamodules.sample_stream import Decoder, EvaluationStream, TrainingStream
+from datamodules.shards import ShardWriter
+from tap_platform.config.data import ShardSource
+
+FRAME = Frame(size=64, mask_size=16, concept_dim=4)
+KEYS = {f"key{number}" for number in range(12)}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two shards of 6 samples."""
+    with ShardWriter(tmp_path / "train", 6) as writer:
+        for number in range(12):
+            writer.write(sample(f"key{number}", seed=number))
+    return tmp_path / "train"
+
+
+def decoder(quarantine, training=True):
+    config = ShardSource(path="", reader_tasks=0, min_region_pixels=1)
+    return Decoder(config, FRAME, {"cat": 0, "dog": 1}, quarantine, training=training)
+
+
+def stream(folder, quarantine, steps=6):
+    index = DataIndex.load(folder)
+    plan = GlobalPlan(index.counts, seed=0, partitions=2, shuffle_window=4, global_batch=2)
+    return TrainingStream(
+        index,
+        plan,
+        decoder(quarantine),
+        rank=0,
+        world_size=1,
+        accumulation=1,
+        steps=range(steps),
+    )
+
+
+def cut_in_half(folder):
+    """Cut the first shard; return the keys that are left."""
+    index = DataIndex.load(folder)
+    path = index.path(0)
+    path.write_bytes(path.read_bytes()[: index.members(0, 3).image[0] + 100])
+    return KEYS - {index.members(0, number).key for number in range(3, 6)}
+
+
+def test_a_whole_epoch_is_read_without_fault(folder):
+    quarantine = Quarantine(0.0, 0)
+    batches = list(stream(folder, quarantine))
+    assert {key for batch in batches for key in batch.keys} == KEYS
+    assert [len(batch.keys) for batch in batches] == [2] * 6
+    assert (quarantine.seen, quarantine.samples) == (12, [])
+
+
+def test_a_shard_cut_in_half_is_quarantined_and_counted(folder):
+    left = cut_in_half(folder)
+    quarantine = Quarantine(0.5, grace=10)
+    batches = list(stream(folder, quarantine))
+    assert len(batches) == 6
+    weighty = {key for batch in batches if batch.weights.any() for key in batch.keys}
+    assert weighty == left
+    assert quarantine.seen == 12
+    assert {bad.key for bad in quarantine.samples} == KEYS - left
+    assert {bad.shard for bad in quarantine.samples} == {"shard-000000.tar"}
+    assert all("the shard was cut" in bad.reason for bad in quarantine.samples)
+
+
+def test_too_many_bad_samples_stop_the_stream_with_a_message(folder):
+    cut_in_half(folder)
+    with pytest.raises(TooManyBadSamplesError, match=r"shard-000000\.tar: key[345]: the shard was"):
+        list(stream(folder, Quarantine(0.0, grace=1)))
+
+
+def test_a_batch_of_bad_samples_only_is_blank_and_without_weight(folder):
+    for path in folder.glob("*.tar"):
+        path.unlink()
+    quarantine = Quarantine(1.0, grace=0)
+    batches = list(stream(folder, quarantine))
+    assert len(batches) == 6
+    assert not any(batch.weights.any() for batch in batches)
+    assert len(quarantine.samples) == 12
+
+
+def test_damage_does_not_move_the_other_samples(folder):
+    whole = {key: batch for batch in stream(folder, Quarantine(1.0, 0)) for key in batch.keys}
+    left = cut_in_half(folder)
+    for batch in stream(folder, Quarantine(1.0, 0)):
+        for slot, key in enumerate(batch.keys):
+            if key in left:
+                twin = whole[key]
+                place = twin.keys.index(key)
+                assert batch.position == twin.position
+                np.testing.assert_array_equal(batch.pixels[slot], twin.pixels[place])
+
+
+def test_held_out_shards_that_are_cut_are_looked_at_as_far_as_they_go(folder):
+    left = cut_in_half(folder)
+    quarantine = Quarantine(1.0, 0)
+    looking = EvaluationStream(folder, decoder(quarantine, training=False), batch=5)
+    batches = list(looking)
+    assert (len(looking), len(batches)) == (3, 3)
+    assert {key for batch in batches for key in batch.keys} == left
+    assert len(quarantine.samples) == 3
