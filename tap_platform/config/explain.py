@@ -32,11 +32,12 @@ def _line(fault: ErrorDetails, root: type[BaseModel]) -> str:
 
 
 def _nearest(path: list[str], sections: list[type[BaseModel]], root: type[BaseModel]) -> str:
-    """The nearest key beside an unknown one, else anywhere, else all that stand beside it."""
+    """The same key elsewhere, else the nearest beside it or anywhere, else all beside it."""
     above = path[:-1]
     beside = {name: [*above, name] for section in sections for name in section.model_fields}
-    for known in (beside, dict(_leaves(root))):
-        if close := difflib.get_close_matches(path[-1], known, n=1):
+    anywhere = dict(_leaves(root))
+    for known, likeness in ((anywhere, 1.0), (beside, 0.6), (anywhere, 0.6)):
+        if close := difflib.get_close_matches(path[-1], known, n=1, cutoff=likeness):
             return f"did you mean {'.'.join(known[close[0]])!r}?"
     return f"known: {', '.join(sorted(beside))}"
 

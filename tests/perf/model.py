@@ -8,9 +8,10 @@ checkpointing_on  the step with activation checkpointing; `checkpointing_off` if
 bf16              the step in the other precision; `fp32` if bf16 was asked for
 
 The ways take turns, several rounds long, so that a change of the machine's load meets all of them;
-times are medians of the rounds. Memory is the peak above the model at rest: activations, gradients
-and what kernels need; `state_mb` tells parameters, buffers and the optimizer's moments. Shares of
-the step come from a step that is cut between its parts. The last line is everything as JSON.
+times are the best of the rounds, for load only adds. Memory is the peak above the model at rest:
+activations, gradients and what kernels need; `state_mb` tells parameters, buffers and the
+optimizer's moments. Shares of the step come from a step that is cut between its parts. The last
+line is everything as JSON.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def measure(step: TrainingStep, mode: Mode, rounds: int, bar: Progress) -> dict[
     times = take_turns(_each(ways, _milliseconds, step), rounds, bar, "round")
     shares = [shares_of(step, mode) for _ in range(rounds)]
     figures = {
-        "ms": {name: statistics.median(values) for name, values in times.items()},
+        "ms": {name: min(values) for name, values in times.items()},
         "peak_mb": {name: peak[0] / 1e6 for name, peak in peaks.items()},
         "shares": {name: statistics.median(s[name] for s in shares) for name in shares[0]},
     }

@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+from conftest import MODEL
 from data_samples import box_mask, region, sample
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
@@ -10,6 +11,7 @@ from datamodules.prefetch import Prefetch
 from datamodules.region_datamodule import RegionDataModule
 from datamodules.shards import ShardWriter
 from datamodules.vocabulary import Vocabulary
+from tap_platform.config.load import merge, validate_job
 from tap_platform.launch.prepare import data_folder
 from tap_platform.launch.worker_entry import Place, build_streams
 from tap_platform.runs.directory import RunDirectory
@@ -17,6 +19,7 @@ from tap_platform.runs.events import EventLog
 from tap_platform.runs.metrics import read_metrics
 from tap_platform.training import worker
 
+NO_DROPOUT = {"drop_path": 0.0, "decoder_dropout": 0.0}
 NAMES = ("cat", "dog", "bird")
 DIM = 64
 
@@ -44,26 +47,38 @@ def write_folder(folder, count=26, samples_per_shard=7):
     return folder
 
 
-def small_data(folder, **changes):
-    """The data section of a job that reads in this process."""
-    values = {
-        "source": "shards",
-        "path": str(folder),
-        "partitions": 4,
-        "regions_per_image": 4,
-        "min_region_pixels": 1,
-        "shuffle_window": 4,
-        "reader_tasks": 0,
+def small_job(folder, **changes):
+    """A job that reads in this process; keyword sections are laid over it."""
+    tree = {
+        "name": "small",
+        "model": MODEL,
+        "data": {
+            "source": "shards",
+            "path": str(folder),
+            "partitions": 4,
+            "regions_per_image": 4,
+            "min_region_pixels": 1,
+            "shuffle_window": 4,
+            "reader_tasks": 0,
+        },
+        "training": {"max_steps": 4, "global_batch": 4, "log_every": 1},
+        "scale": {"device": "cpu"},
     }
-    return {**values, **changes}
+    return validate_job(merge(tree, changes), where="small")
 
 
 def events_of(run, rank=0):
     return EventLog(run.events, attempt=1, rank=rank)
 
 
-def make_run(folder, name):
+def make_run(folder, name="run"):
     return RunDirectory.create(folder, "tap", name)
+
+
+def batches_of(job, events, rank=0, world_size=1, start_step=0):
+    """Every training batch of a rank from a step on."""
+    stream, _ = build_streams(job, Place(rank, world_size, start_step), events)
+    return list(stream)
 
 
 def datamodule(job, run, start_step=0):

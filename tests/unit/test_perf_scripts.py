@@ -92,7 +92,7 @@ def test_the_peak_is_that_of_the_work(step):
 
     size = 64_000_000
     peak = peak_bytes(lambda: np.ones(size, np.uint8).sum(), step.device)
-    assert size <= peak < 1.2 * size
+    assert 0.8 * size < peak < 1.2 * size  # the kernel counts in batches of pages
     assert peak_bytes(lambda: None, step.device) < 0.2 * size
 
 
@@ -100,8 +100,8 @@ def test_the_ways_to_read_take_the_same_number_of_samples(tmp_path, monkeypatch)
     import sa1b_like
     from data_ways import BATCH, decoder_way, stream_local_way
 
-    monkeypatch.setattr(sa1b_like, "_FEWEST_REGIONS", 2)
-    monkeypatch.setattr(sa1b_like, "_MOST_REGIONS", 3)
+    for name, value in {"_TEXTURES": 1, "_FEWEST_REGIONS": 2, "_MOST_REGIONS": 3}.items():
+        monkeypatch.setattr(sa1b_like, name, value)
     sa1b_like.make_data_set(tmp_path, BATCH, lambda done, of: None)
     for way in (
         stream_local_way(tmp_path, "training", BATCH),

@@ -43,8 +43,11 @@ class WriteCheckpoints(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Write when a step is complete and its time has come."""
-        if trainer.global_step > self._last_step and self._is_due(trainer):
+        """Write when a step is complete and its time has come, never among its micro-batches."""
+        if trainer.global_step == self._last_step:
+            return
+        self._last_step = trainer.global_step
+        if self._is_due(trainer):
             self._write(trainer)
 
     def _is_due(self, trainer: Trainer) -> bool:
@@ -73,4 +76,4 @@ class WriteCheckpoints(Callback):
             checkpoints.prune(self.run.checkpoints, self.config.keep_last)
             seconds = round(time.monotonic() - started, 3)
             self.events.record("checkpoint", step=step, seconds=seconds)
-        self._last_step, self._last_time = step, time.monotonic()
+        self._last_time = time.monotonic()
