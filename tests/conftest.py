@@ -29,14 +29,18 @@ MODEL = {
 
 @pytest.fixture(scope="session")
 def ray_cluster():
-    """Ray with places for two workers, their readers and the controller."""
+    """Ray with places for two workers, their readers and the controller; it leaves nothing."""
+    import psutil
     import ray
 
     from tap_platform.launch.ray_session import start_ray
 
     start_ray(cpus=6)
     yield
+    processes = psutil.Process().children(recursive=True)
     ray.shutdown()
+    _, alive = psutil.wait_procs(processes, timeout=30)
+    assert not alive, f"Ray's processes outlive the tests: {alive}"
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +60,7 @@ def make_job(shared_folder):
             "data": {
                 "source": "scenes",
                 "path": str(shared_folder / "scenes"),
-                "train_scenes": 48,
+                "train_scenes": 32,
                 "val_scenes": 8,
                 "scene_size": 96,
                 "partitions": 4,
@@ -65,7 +69,7 @@ def make_job(shared_folder):
                 "jitter": {"minimum": 0.8, "maximum": 1.25},
             },
             "optimizer": {"gradient_clip": 1.0},
-            "training": {"max_steps": 4, "global_batch": 4, "log_every": 1},
+            "training": {"max_steps": 12, "global_batch": 4, "log_every": 1},
             "evaluation": {"final_images": 0},
             "tracking": {"tracker": "none"},
         }

@@ -2,42 +2,146 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+
+import psutil
 import pytest
+from whole_runs import (
+    assert_gone,
+    cut_to,
+    losses,
+    records,
+    run_job,
+    spec_of,
+    starts,
+    tap,
+    the_run,
+    wait_until,
+    worker_killed_at,
+    worker_process,
+)
 
-from tap_platform.launch.train import create_run, train
-from tap_platform.runs.metrics import read_metrics
+from tap_platform.launch.train import create_run, resume_run, train
+from tap_platform.runs import checkpoints
+from tap_platform.runs.status import read_status
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(240)]
 
 NO_DROPOUT = {"drop_path": 0.0, "decoder_dropout": 0.0}
+"""Every worker draws its own dropout, so only runs without it can agree over numbers of workers."""
 
-
-def losses(run) -> dict[int, float]:
-    return {r.step: r.values["loss"] for r in read_metrics(run.metrics) if r.kind == "train"}
-
-
-def run_job(job):
-    return train(job, create_run(job))
+SAVED = {"checkpoint": {"every_steps": 4, "keep_last": 5}}
+ACCUMULATED = {"training": {"micro_batch": 2}, **SAVED}
 
 
 @pytest.fixture(scope="module")
 def one_worker(make_job):
-    """Twelve steps, two epochs of six, on one worker."""
-    job = make_job("one", training={"max_steps": 12}, model=NO_DROPOUT)
-    return run_job(job)
+    """Twelve steps, an epoch and a half."""
+    return run_job(make_job("one", model=NO_DROPOUT))
 
 
-def test_two_workers_follow_the_same_loss_curve(make_job, one_worker):
-    job = make_job("two", training={"max_steps": 12}, model=NO_DROPOUT, scale={"workers": 2})
-    alone, together = losses(one_worker), losses(run_job(job))
-    assert set(alone) == set(range(1, 13))
+@pytest.fixture(scope="module")
+def two_workers(make_job):
+    return run_job(make_job("two", model=NO_DROPOUT, scale={"workers": 2}))
+
+
+@pytest.fixture(scope="module")
+def accumulated(make_job):
+    """The same batches on one worker in two halves each, with dropout."""
+    return run_job(make_job("accumulated", **ACCUMULATED))
+
+
+def test_two_workers_follow_the_loss_curve_of_one(one_worker, two_workers):
+    assert set(losses(one_worker)) == set(range(1, 13))
     # Two workers add the same numbers in another order, in float32.
-    assert together == pytest.approx(alone, rel=2e-4)
+    assert losses(two_workers) == pytest.approx(losses(one_worker), rel=2e-4)
 
 
-def test_accumulation_takes_the_same_images(make_job):
-    job = make_job("accumulate", training={"max_steps": 2, "micro_batch": 1})
-    run = run_job(job)
-    assert job.accumulation == 4
-    assert {r.values["regions"] for r in read_metrics(run.metrics)} <= set(range(4, 17))
-    assert set(losses(run)) == {1, 2}
+def test_micro_batches_are_cut_from_the_same_global_batches(one_worker, accumulated):
+    regions = {step: values["regions"] for step, values in records(one_worker).items()}
+    assert {step: values["regions"] for step, values in records(accumulated).items()} == regions
+    assert len(set(regions.values())) > 1
+
+
+@pytest.mark.parametrize("strategy", ["zero_1", "zero_2", "zero_3"])
+def test_zero_follows_the_same_curve_and_goes_on_from_a_checkpoint(make_job, strategy, two_workers):
+    scale = {"workers": 2, "strategy": strategy}
+    run = run_job(make_job(strategy, model=NO_DROPOUT, scale=scale, checkpoint={"every_steps": 9}))
+    unbroken = losses(run)
+    assert unbroken == pytest.approx(losses(two_workers), rel=2e-4)
+    kept = checkpoints.committed(run.checkpoints)
+    assert [checkpoints.step_of(folder) for folder in kept] == [9, 12]
+    cut_to(run, step=9)
+    resume_run(str(run.path))
+    assert starts(run) == [None, "step-9"]
+    assert losses(run) == unbroken
+
+
+def test_a_worker_killed_in_mid_epoch_changes_no_later_loss(make_job, two_workers):
+    scale = {"workers": 2, "max_failures": 1}
+    job = make_job("worker-killed", model=NO_DROPOUT, scale=scale, **SAVED)
+    run = create_run(job)
+    with worker_killed_at(run, step=5):
+        train(job, run)
+    assert starts(run) in ([None, "step-4"], [None, "step-8"])
+    assert losses(run) == losses(two_workers)
+    assert read_status(run.status).state == "finished"
+
+
+def test_a_run_killed_as_a_whole_goes_on_with_equal_bits(make_job, accumulated, tmp_path):
+    job = make_job(
+        "run-killed",
+        tracking={"tracker": "mlflow", "interval": 0.2},
+        evaluation={"final_images": 4, "pictures": 2},
+        **ACCUMULATED,
+    )
+    driver = tap("train", spec_of(job, tmp_path))
+    run = the_run(job)
+    kill_whole(driver, run, step=5)
+    assert read_status(run.status).state == "interrupted"
+    before = checkpoints.latest(run.checkpoints, on_skipped=pytest.fail)
+    seen = dict(losses(run))
+
+    resumed = tap("train", "--resume", run.path)
+    output, _ = resumed.communicate(timeout=200)
+    assert resumed.returncode == 0, output
+    assert starts(run) == [None, before.name]
+    assert seen.items() <= losses(accumulated).items()
+    assert losses(run) == losses(accumulated)
+    assert_one_tracked_run(run)
+
+
+def kill_whole(driver: subprocess.Popen, run, step: int) -> None:
+    """SIGKILL a driver and its process group in mid-epoch, with no word to Ray's own processes."""
+    wait_until(lambda: run.metrics.exists() and max(losses(run), default=0) >= step, f"step {step}")
+    worker = psutil.Process(worker_process(run))
+    worker.suspend()
+    wait_until((run.path / "tracking-mlflow.json").exists, "the tracker")
+    family = psutil.Process(driver.pid).children(recursive=True)
+    assert worker in family
+    os.killpg(driver.pid, signal.SIGKILL)
+    worker.resume()
+    driver.communicate()
+    assert_gone(family)
+
+
+def assert_one_tracked_run(run) -> None:
+    """MLflow shows the run once, whole, over both of its attempts."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{run.storage / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name(run.project)
+    (shown,) = client.search_runs([experiment.experiment_id])
+    assert (shown.info.run_name, shown.info.status) == (run.name, "FINISHED")
+    assert shown.data.params["training.micro_batch"] == "2"
+    assert len(shown.data.tags["mlflow.source.git.commit"]) == 40
+    curve = client.get_metric_history(shown.info.run_id, "train/loss")
+    assert {point.step: point.value for point in curve} == losses(run)
+    assert len(curve) == len(losses(run))
+    assert shown.data.metrics["final/box_iou"] > 0
+    files = {file.path for file in client.list_artifacts(shown.info.run_id)}
+    assert {"config.json", "provenance.json", "pictures", "events.jsonl"} <= files
+    (picture,) = client.list_artifacts(shown.info.run_id, "pictures")
+    assert picture.path == "pictures/held-out-step-12.png"

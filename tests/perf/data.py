@@ -76,7 +76,7 @@ def measure_all(folder: Path, settings: argparse.Namespace, bar: Progress) -> Ti
 def _ways_without_ray(
     folder: Path, geometries: list[str], samples: int
 ) -> dict[tuple[str, str], Way]:
-    few = max(USUAL_WORKERS * BATCH // 2, samples // USUAL_SHARE)
+    few = max(USUAL_WORKERS, samples // USUAL_SHARE)
     ways = {(name, "usual"): usual_way(folder, name, few) for name in geometries}
     for name in geometries:
         ways[name, "stream_local"] = stream_local_way(folder, name, samples)

@@ -25,6 +25,7 @@ from datamodules.resample import resample
 from datamodules.shards import ShardReader
 from tap_platform.config.data import ScaleJitterConfig
 from tap_platform.config.job import JobConfig
+from tap_platform.config.model import PresetName, TapConfig
 from tap_platform.launch.ray_session import ray_session
 from tap_platform.launch.worker_entry import Place, build_streams
 from tap_platform.runs.events import EventLog
@@ -33,6 +34,7 @@ GEOMETRIES = {
     "evaluation": ScaleJitterConfig(minimum=1.0, maximum=1.0),
     "training": ScaleJitterConfig(),
 }
+PRESET: PresetName = "vit_b"
 BATCH = 4
 REGIONS = 64
 USUAL_WORKERS = 2
@@ -77,7 +79,7 @@ def usual_way(folder: Path, geometry: str, samples: int) -> Way:
     """Webdataset and torch's DataLoader."""
     loader = usual_loader(
         folder / "train",
-        Frame.of(_job(folder, geometry, samples, reader_tasks=0).model),
+        Frame.of(TapConfig.preset(PRESET)),
         GEOMETRIES[geometry],
         regions=REGIONS,
         batch=BATCH,
@@ -116,7 +118,7 @@ def _job(folder: Path, geometry: str, samples: int, reader_tasks: int) -> JobCon
     return JobConfig.model_validate(
         {
             "name": "benchmark",
-            "model": {"preset": "vit_b"},
+            "model": {"preset": PRESET},
             "data": {
                 "source": "shards",
                 "path": str(folder),

@@ -4,7 +4,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.plugins.precision import DeepSpeedPrecision
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from ray.train.lightning import RayDDPStrategy
@@ -260,8 +260,8 @@ def test_one_field_picks_the_zero_stage(folder, stage):
 def test_deepspeed_does_not_average_over_micro_batches_a_second_time(folder):
     strategy = build_strategy(small_job(folder, scale={"strategy": "zero_2"}))
     engine, loss = Mock(), torch.ones((), requires_grad=True)
-    module = SimpleNamespace(trainer=SimpleNamespace(strategy=strategy, model=engine))
-    strategy._lightning_module = module
+    strategy._lightning_module = module = LightningModule()
+    module._trainer = SimpleNamespace(strategy=strategy, model=engine)
     strategy.precision_plugin = plugin = DeepSpeedPrecision("32-true")
     plugin.pre_backward = plugin.post_backward = lambda tensor, module: tensor
     strategy.backward(loss, None)
