@@ -1,7 +1,7 @@
 import pytest
 import torch
-from conftest import MODEL
 from safetensors.torch import save_file
+from small_runs import MODEL
 
 from tap_platform.models import Tap, TapConfig
 from tap_platform.recipes.mae import load_mae_weights

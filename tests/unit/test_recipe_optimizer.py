@@ -2,7 +2,7 @@ import re
 
 import pytest
 import torch
-from conftest import MODEL
+from small_runs import MODEL
 
 from tap_platform.config.training import OptimizerConfig, ScheduleConfig
 from tap_platform.models import Tap, TapConfig
