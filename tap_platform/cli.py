@@ -67,6 +67,15 @@ def train(spec: Path | None, overrides: tuple[str, ...], run: str | None) -> Non
 
 
 @tap.command()
+@click.argument("run")
+def sync(run: str) -> None:
+    """Send the tracker of RUN what it lacks: it was down, or too slow, while the run went on."""
+    from tap_platform.runs.tracking.sync import sync_run
+
+    click.echo(f"sent {sync_run(run)} records and files")
+
+
+@tap.command()
 @click.argument("spec", type=SPEC)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")

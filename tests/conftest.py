@@ -70,6 +70,7 @@ def make_job(shared_folder):
             },
             "optimizer": {"gradient_clip": 1.0},
             "training": {"max_steps": 12, "global_batch": 4, "log_every": 1},
+            "scale": {"device": "cpu"},
             "evaluation": {"final_images": 0},
             "tracking": {"tracker": "none"},
         }

@@ -112,8 +112,8 @@ class TapConfig(Section):
 
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {
-        "image_size": 256,
-        "window_size": 8,
+        "image_size": 192,
+        "window_size": 6,
         "encoder_depth": 4,
         "encoder_dim": 128,
         "encoder_heads": 4,

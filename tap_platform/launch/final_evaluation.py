@@ -23,11 +23,13 @@ from tap_platform.launch.prepare import data_folder
 from tap_platform.models import Tap
 from tap_platform.runs import checkpoints
 from tap_platform.runs.directory import RunDirectory
-from tap_platform.runs.files import write_atomic, write_json
+from tap_platform.runs.files import write_atomic, write_json, write_picture
 from tap_platform.runs.metrics import MetricsWriter
 from tap_platform.training.weights import load_model_weights
 
 IMAGES_PER_BATCH = 8
+MEASURED_IMAGES = 1024
+"""Training images that the trivial baseline learns its mean area and commonest concept from."""
 
 
 def evaluate_run(job: JobConfig, run: RunDirectory, console: Console) -> dict[str, RegionScores]:
@@ -57,7 +59,8 @@ def evaluate_run(job: JobConfig, run: RunDirectory, console: Console) -> dict[st
             "trained": score(trained, "evaluating the trained model"),
             "untrained": score(_untrained_model(job), "evaluating the untrained model"),
             "trivial baseline": evaluate_baselines(
-                held_out, measure_training_set(_stream(job, folder / "train", vocabulary, None))
+                held_out,
+                measure_training_set(_stream(job, folder / "train", vocabulary, MEASURED_IMAGES)),
             ),
         }
         bar.add_task("drawing the picture", total=None)
@@ -65,7 +68,7 @@ def evaluate_run(job: JobConfig, run: RunDirectory, console: Console) -> dict[st
         picture = prediction_grid(
             trained, held_out, vocabulary.names, embeddings, temperature, job.evaluation.pictures
         )
-        picture.save(run.pictures / f"held-out-step-{step}.png")
+        write_picture(run.pictures / f"held-out-step-{step}.png", picture)
     _write(run, scores, step)
     console.print(score_table(scores, title=f"{run.name}, step {step}"))
     if vocabulary.kind == "category_names":

@@ -77,13 +77,13 @@ def train(job: JobConfig, run: RunDirectory) -> RunDirectory:
     console = Console()
     attempt = run.begin_attempt()
     console.print(f"[bold]{run.name}[/], attempt {attempt}")
-    with _tracked(run, job), _recorded(run, job, attempt):
+    with _tracked(run, job, console), _recorded(run, job, attempt):
         run_workers(job, run, attempt, console)
         if job.evaluation.final_images != 0:
             from tap_platform.launch.final_evaluation import evaluate_run
 
             evaluate_run(job, run, console)
-    console.print(where_everything_lies(job, run))
+    console.print(where_everything_lies(job, run), soft_wrap=True, highlight=False)
     return run
 
 
@@ -118,7 +118,7 @@ def _recorded(run: RunDirectory, job: JobConfig, attempt: int) -> Iterator[None]
 
 
 @contextmanager
-def _tracked(run: RunDirectory, job: JobConfig) -> Iterator[None]:
+def _tracked(run: RunDirectory, job: JobConfig, console: Console) -> Iterator[None]:
     """Let a tracker follow the run; its last look comes after the run's end is recorded."""
     follower = build_follower(run, job.tracking)
     if follower is None:
@@ -128,7 +128,12 @@ def _tracked(run: RunDirectory, job: JobConfig) -> Iterator[None]:
     try:
         yield
     finally:
-        follower.stop(job.tracking.final_timeout)
+        if not follower.stop(job.tracking.final_timeout):
+            console.print(
+                f"{job.tracking.tracker} lacks the last records of this run (why: {run.events});"
+                f" send them with: tap sync {run.path}",
+                soft_wrap=True,
+            )
 
 
 def where_everything_lies(job: JobConfig, run: RunDirectory) -> str:

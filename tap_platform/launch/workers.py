@@ -57,9 +57,11 @@ def _build_trainer(job: JobConfig, run: RunDirectory, attempt: int) -> TorchTrai
                 **({"GPU": 1} if use_gpu else {}),
             },
         ),
-        run_config=RunConfig(
+        run_config=RunConfig(  # type: ignore[call-arg]  # Ray shows type checkers the old one
             name=f"attempt-{attempt}",
             storage_path=str(run.path / "ray"),
+            # Ray lets workers without a GPU see all of them, and torch takes what it sees.
+            worker_runtime_env={} if use_gpu else {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}},
             failure_config=FailureConfig(max_failures=job.scale.max_failures),
         ),
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import io
 import json
 import os
 import tempfile
@@ -14,7 +15,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 CHUNK_BYTES = 1 << 20
 
@@ -56,6 +60,13 @@ def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
     """
     text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
     write_atomic(path, f"{text}\n".encode(), durable=durable)
+
+
+def write_picture(path: Path, picture: Image) -> None:
+    """Replace a picture, as PNG, atomically: trackers send what they find."""
+    encoded = io.BytesIO()
+    picture.save(encoded, format="png")
+    write_atomic(path, encoded.getvalue())
 
 
 def read_json(path: Path) -> Any:

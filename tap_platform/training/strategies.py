@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from lightning.pytorch.accelerators.cuda import CUDAAccelerator
 from lightning.pytorch.strategies import DeepSpeedStrategy, ParallelStrategy, Strategy
 from ray.train.lightning import (
@@ -19,6 +20,12 @@ from tap_platform.config.job import JobConfig
 
 class ZeroStrategy(RayDeepSpeedStrategy):
     """DeepSpeed ZeRO on GPUs and, for tests and small machines, on CPUs over gloo."""
+
+    @property
+    def root_device(self) -> torch.device:
+        """This worker's device, with a number: DeepSpeed asks for one, on CPUs too."""
+        device = super().root_device
+        return torch.device(device.type, device.index or 0)
 
     def setup_environment(self) -> None:
         """Set up as Lightning does, without its refusal of devices other than CUDA."""

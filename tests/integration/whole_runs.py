@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +17,6 @@ import psutil
 import yaml
 
 from tap_platform.launch.train import create_run, train
-from tap_platform.runs import checkpoints
 from tap_platform.runs.directory import RunDirectory
 from tap_platform.runs.events import read_events
 from tap_platform.runs.metrics import read_metrics
@@ -23,6 +24,24 @@ from tap_platform.runs.metrics import read_metrics
 
 def run_job(job):
     return train(job, create_run(job))
+
+
+def run_in_workers(function, workers, storage):
+    """Run a function in Ray Train workers on CPUs, as a run does."""
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    environment = {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(Path(__file__).parent)}
+    TorchTrainer(
+        function,
+        train_loop_config={},
+        torch_config=TorchConfig(backend="gloo"),
+        scaling_config=ScalingConfig(num_workers=workers, resources_per_worker={"CPU": 1}),
+        run_config=RunConfig(
+            storage_path=f"{storage}/ray",
+            worker_runtime_env={"env_vars": environment},
+        ),
+    ).fit()
 
 
 def records(run):
@@ -44,14 +63,13 @@ def worker_process(run):
     return read_events(run.events, kind="training")[-1]["pid"]
 
 
-def cut_to(run, step):
-    """Leave a run as a crash after `step` would: later checkpoints and records are gone."""
-    for folder in checkpoints.committed(run.checkpoints):
-        if checkpoints.step_of(folder) > step:
-            (folder / "COMMITTED").unlink()
+def copy_as_cut(run, copy, step):
+    """Give another run what a crash after `step` would have left of this one."""
+    name = f"step-{step}"
+    shutil.copytree(run.checkpoints / name, copy.checkpoints / name)
     lines = run.metrics.read_text().splitlines(keepends=True)
-    kept = [line for line in lines if int(line.split('"step":')[1].split(",")[0]) <= step]
-    run.metrics.write_text("".join(kept))
+    kept = [line for line in lines if json.loads(line)["step"] <= step]
+    copy.metrics.write_text("".join(kept))
 
 
 def wait_until(condition, what, seconds=120):

@@ -82,7 +82,7 @@ def test_mistakes_end_a_process_with_a_message_and_no_traceback(tmp_path):
     assert done.stderr == f"tap: {JOB}: unknown key 'lr'; did you mean 'optimizer.lr'?\n"
 
 
-@pytest.mark.parametrize("verb", [(), ("plan",), ("train",), ("data", "import", "coco")])
+@pytest.mark.parametrize("verb", [(), ("plan",), ("train",), ("sync",), ("data", "import", "coco")])
 def test_every_verb_explains_itself(tap, verb):
     for flag in ("-h", "--help"):
         status, output, errors = tap(*verb, flag)
@@ -133,6 +133,7 @@ def test_the_schema_is_json(tap):
         (["train"], "name a job file, such as"),
         (["train", JOB, "--resume", "run"], "--resume takes the job from the run; leave out"),
         (["train", "--resume", "nothing"], "there is no run 'nothing' in runs"),
+        (["sync", "nothing"], "there is no run 'nothing' in runs"),
         (["data", "scenes", "out", "--train", "0"], "Invalid value for '--train'"),
         (["data", "scenes", "out", "--size", "8"], "Invalid value for '--size'"),
         (["data", "import", "coco", "in", "out", "--val-fraction", "1"], "'--val-fraction'"),

@@ -6,11 +6,13 @@ import struct
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from PIL import Image
 from pydantic import ValidationError
 
+from tap_platform.config.load import load_job
 from tap_platform.config.tracking import TrackingConfig
 from tap_platform.runs import provenance
 from tap_platform.runs.directory import RunDirectory
@@ -18,6 +20,7 @@ from tap_platform.runs.files import write_json
 from tap_platform.runs.metrics import MetricsWriter
 from tap_platform.runs.status import update_status
 from tap_platform.runs.tracking import build_follower, build_tracker
+from tap_platform.runs.tracking.sync import sync_run
 
 LONG = "x" * 7000
 
@@ -162,6 +165,34 @@ def test_mlflow_that_is_unreachable_is_an_error_and_loses_nothing(storage, monke
     follower(run).sync()
     client, shown = tracked(storage, "unreachable")
     assert history(client, shown, "train/loss") == [(1, 1.0)]
+
+
+JOB = Path(__file__).resolve().parents[2] / "jobs/tap_tiny_scenes.yaml"
+
+
+def run_of_a_job(storage, name, *overrides):
+    run = make_run(storage, name, load_job(JOB, overrides).model_dump(mode="json"))
+    write_steps(run, [1, 2])
+    update_status(run.status, state="finished")
+    return run
+
+
+def test_what_a_tracker_lacks_is_sent_after_the_run(storage):
+    run_of_a_job(storage, "later")
+    assert sync_run("later", str(storage)) >= 4
+    assert sync_run("later", str(storage)) == 0
+    client, shown = tracked(storage, "later")
+    assert history(client, shown, "train/loss") == [(1, 1.0), (2, 0.5)]
+
+
+def test_why_a_tracker_takes_nothing_is_told(storage, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    run = run_of_a_job(storage, "down", "tracking.mlflow.uri=http://127.0.0.1:9")
+    with pytest.raises(ValueError, match=r"mlflow has not taken all of down .*127\.0\.0\.1"):
+        sync_run(str(run.path))
+    run = run_of_a_job(storage, "untracked", "tracking.tracker=none")
+    with pytest.raises(ValueError, match="untracked has no tracker"):
+        sync_run(str(run.path))
 
 
 # Weights & Biases
