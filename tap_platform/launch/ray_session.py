@@ -10,14 +10,6 @@ from contextlib import contextmanager
 
 from tap_platform.config.job import JobConfig
 
-# Our own Ray lives and dies with one driver: workers that start before they are asked for are of no
-# use to it, nobody drains its node, and its ends need not be waited for by the seconds.
-OWN_RAY = {
-    "RAY_prestart_worker_first_driver": "0",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
-}
-
 
 def cpus_needed(job: JobConfig) -> int:
     """CPUs that the workers, their readers and the controller hold at once."""
@@ -54,8 +46,8 @@ def start_ray(cpus: int) -> None:
     import ray
 
     _quieten()
-    for name, value in OWN_RAY.items():
-        os.environ.setdefault(name, value)
+    # How late the end of the workers, and the death of one, is noticed; Ray's own is two seconds.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
     # Ray's processes take seconds to come up; Ray Train needs these two, which need no Ray.
     imports = threading.Thread(target=_import_torch_and_pandas, name="imports")
     imports.start()

@@ -1,0 +1,97 @@
+"""Every command of the README works as it stands there, on data that is small enough."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from tap_platform.cli import tap
+from tap_platform.runs.directory import RunDirectory
+from tap_platform.runs.status import read_status
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+README = (REPOSITORY / "README.md").read_text()
+SMALL = """model.image_size=64 model.window_size=2 training.max_steps=2 checkpoint.every_steps=1
+ evaluation.images=4 evaluation.final_images=4 evaluation.pictures=2"""
+SMALL_SCENES = "data.train_scenes=16 data.val_scenes=4 data.scene_size=64"
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+def commands():
+    lines = "".join(blocks("sh")).splitlines()
+    return [shlex.split(line, comments=True) for line in lines if line.strip()]
+
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory):
+    """A COCO-format folder of eight images with one square each."""
+    folder = tmp_path_factory.mktemp("coco")
+    (folder / "images").mkdir()
+    square = [16, 16, 48, 16, 48, 40, 16, 40]
+    for number in range(8):
+        noise = np.random.default_rng(number).integers(0, 255, (48, 64, 3), np.uint8)
+        Image.fromarray(noise).save(folder / "images" / f"{number}.jpg")
+    record = {
+        "images": [{"id": n, "file_name": f"{n}.jpg", "width": 64, "height": 48} for n in range(8)],
+        "annotations": [
+            {
+                "id": n,
+                "image_id": n,
+                "category_id": 1,
+                "iscrowd": 0,
+                "area": 768,
+                "bbox": [16, 16, 32, 24],
+                "segmentation": [square],
+            }
+            for n in range(8)
+        ],
+        "categories": [{"id": 1, "name": "dog"}],
+    }
+    (folder / "annotations.json").write_text(json.dumps(record))
+    return folder
+
+
+def test_ci_runs_the_commands_that_set_up():
+    made = [words for words in commands() if words[0] == "make"]
+    ci = (REPOSITORY / ".ci" / "run").read_text()
+    assert made == [["make", "demo"], ["make", "test"]]
+    assert all(" ".join(words) in ci for words in made)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_every_verb_does_what_the_readme_says(coco, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "jobs").symlink_to(REPOSITORY / "jobs")
+    verbs = [words[1:] for words in commands() if words[0] != "make"]
+    assert {words[0] for words in verbs} == {"plan", "train", "data", "schema"}
+    for words in verbs:
+        run_verb([word.replace("PATH/TO/COCO", str(coco)) for word in words])
+    assert {read_status(run.status).state for run in RunDirectory.all("runs")} == {"finished"}
+    assert (tmp_path / "data/more_scenes/train/index.json").exists()
+    assert (tmp_path / "data/my_coco/val/index.json").exists()
+
+
+def run_verb(words):
+    if words[0] == "train" and "RUN" in words:
+        newest = max(RunDirectory.all("runs"), key=lambda run: run.path.stat().st_mtime)
+        words = [str(newest.path) if word == "RUN" else word for word in words]
+    elif words[0] == "train":
+        words = [*words, *SMALL.split(), *(SMALL_SCENES.split() if "coco" not in words[1] else [])]
+    outcome = CliRunner().invoke(tap, words, catch_exceptions=False)
+    assert outcome.exit_code == 0, outcome.output
+
+
+def test_the_python_example_runs(capsys):
+    (example,) = blocks("python")
+    exec(example, {})
+    assert "torch.Size([1, 4, 48, 48])" in capsys.readouterr().out
