@@ -70,6 +70,15 @@ class TapConfig(Section):
         """Side of the predicted masks, in pixels: four cells for each patch side."""
         return 4 * self.grid_size
 
+    @property
+    def preset_name(self) -> PresetName | None:
+        """The preset whose weights fit this model but for the image size; None if there is none."""
+        sizes = self.model_dump(include=WEIGHT_FIELDS)
+        for name in get_args(PresetName):
+            if sizes == TapConfig.preset(name).model_dump(include=WEIGHT_FIELDS):
+                return name
+        return None
+
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
         if self.image_size % (self.patch_size * self.window_size):
@@ -110,10 +119,28 @@ class TapConfig(Section):
         return cls(**{**PRESETS[name], **changes})
 
 
+WEIGHT_FIELDS = {
+    "patch_size",
+    "window_size",
+    "encoder_depth",
+    "encoder_dim",
+    "encoder_heads",
+    "embed_dim",
+    "decoder_depth",
+    "decoder_heads",
+    "concept_dim",
+    "text_depth",
+    "text_dim",
+    "text_heads",
+    "text_length",
+    "vocab_size",
+}
+"""What decides which weights fit, and what they mean, whatever the image size."""
+
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {
-        "image_size": 192,
-        "window_size": 6,
+        "image_size": 256,
+        "window_size": 8,
         "encoder_depth": 4,
         "encoder_dim": 128,
         "encoder_heads": 4,

@@ -94,4 +94,4 @@ def run_verb(words):
 def test_the_python_example_runs(capsys):
     (example,) = blocks("python")
     exec(example, {})
-    assert "torch.Size([1, 4, 48, 48])" in capsys.readouterr().out
+    assert "torch.Size([1, 4, 64, 64])" in capsys.readouterr().out

@@ -68,7 +68,13 @@ def test_counts_are_those_of_the_released_models(name, encoder, total):
 def job():
     return load_job(
         ROOT / "jobs/tap_tiny_scenes.yaml",
-        ["scale.workers=4", "training.micro_batch=2", "training.global_batch=32"],
+        [
+            "data.partitions=8",
+            "scale.workers=4",
+            "training.micro_batch=2",
+            "training.global_batch=32",
+            "training.max_steps=400",
+        ],
     )
 
 

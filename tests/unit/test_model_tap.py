@@ -9,7 +9,9 @@ import torch
 from tap_platform.models import ConceptProjector, RegionOutput, Tap, TapConfig
 
 FACTS = Path(__file__).resolve().parents[3] / "shared" / "facts"
-TINY = TapConfig.preset("tiny", image_size=128, decoder_dropout=0.0, text_dropout=0.0)
+TINY = TapConfig.preset(
+    "tiny", image_size=128, window_size=4, decoder_dropout=0.0, text_dropout=0.0
+)
 
 
 @pytest.fixture(scope="module")
