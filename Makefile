@@ -14,10 +14,12 @@ help: ## Show this list
 
 setup: $(STAMP) ## Make .venv and install the locked set
 
-$(STAMP): requirements.lock pyproject.toml
+$(BIN)/uv:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "TAP Platform needs Python 3.11 or newer: make PYTHON=python3.11 setup")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+
+$(STAMP): requirements.lock pyproject.toml | $(BIN)/uv
 	$(BIN)/uv pip sync --python $(BIN)/python --compile-bytecode --require-hashes requirements.lock
 	$(BIN)/uv pip install --python $(BIN)/python --no-deps --editable .
 	@touch $@
@@ -35,7 +37,7 @@ lint: $(STAMP) ## Check format and lint
 types: $(STAMP) ## Check types
 	$(BIN)/mypy
 
-lock: ## Lock exact versions with hashes, without download addresses
+lock: | $(BIN)/uv ## Lock exact versions with hashes, without download addresses
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --quiet --output-file requirements.lock
 
 bench: $(STAMP) ## Measure the data stream and the model, side by side with the usual way

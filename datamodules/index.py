@@ -108,10 +108,12 @@ class DataIndex:
             samples = _map_samples(folder / SAMPLES_NAME, int(counts.sum()))
         except FileNotFoundError as error:
             raise ValueError(
-                f"{error.filename} is missing: index the shards of {folder} first"
+                f"{error.filename} is missing: index the shards with: tap data index {folder}"
             ) from error
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is broken ({error}): index the shards again") from error
+            raise ValueError(
+                f"{path} is broken ({error}): index the shards again, with: tap data index {folder}"
+            ) from error
         digest = hashlib.sha256(content).hexdigest()
         starts = np.cumsum(counts) - counts
         return cls(folder, tuple(shards["name"]), counts, starts, samples, digest)

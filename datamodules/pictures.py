@@ -69,7 +69,11 @@ def decode_picture(
             )
         except ValueError:  # CMYK, or bytes that are odd but do no harm: Pillow tells which
             pass
-    return np.array(_to_rgb(_open(data)))
+    image = _open(data)
+    try:
+        return np.array(to_rgb(image))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"the image cannot be decoded: {error}") from error
 
 
 def _covers(size: tuple[int, int], needed: tuple[float, float], factor: int) -> bool:
@@ -85,15 +89,12 @@ def _open(data: bytes) -> Image.Image:
         raise ValueError(f"the image cannot be decoded: {error}") from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    try:
-        image.load()
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"the image cannot be decoded: {error}") from error
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode as RGB: 16 bits keep the upper 8, transparency shows the pad colour."""
     if image.mode.startswith("I"):
         deep = np.asarray(image).astype(np.uint32)
         return Image.fromarray((deep >> 8).astype(np.uint8)).convert("RGB")
-    if "A" in image.mode or "transparency" in image.info:
+    if image.has_transparency_data:
         canvas = Image.new("RGBA", image.size, (*PAD_COLOUR, 255))
         image = Image.alpha_composite(canvas, image.convert("RGBA"))
     return image.convert("RGB")

@@ -7,8 +7,8 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+TEMPERATURE = "temperature"
+"""Where the provenance tells what cosines with the embeddings are divided by."""
 SHIPPED_LISTS = Path(__file__).parent / "vocabularies"
 
 
@@ -27,16 +29,23 @@ class Vocabulary:
         names: Concept names; a concept's index is its place here.
         embeddings: `[V, D]` float32 unit rows, in the order of the names.
         kind: Where the embeddings come from, for example `scenes oracle` or `category_names`.
+        provenance: How they were made, as far as that is more than the kind tells: short texts.
     """
 
     names: tuple[str, ...]
     embeddings: NDArray[np.float32]
     kind: str
+    provenance: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def indexes(self) -> dict[str, int]:
         """The index of every name."""
         return {name: index for index, name in enumerate(self.names)}
+
+    @property
+    def temperature(self) -> float:
+        """What cosines with the embeddings are divided by; CLIP's 0.01 if nothing else is told."""
+        return float(self.provenance.get(TEMPERATURE, 0.01))
 
     @classmethod
     def from_names(cls, names: Sequence[str], dim: int, kind: str) -> Vocabulary:
@@ -44,7 +53,7 @@ class Vocabulary:
         return cls(tuple(names), name_embeddings(names, dim), kind)
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file: tensor `embeddings`, metadata `names` (JSON) and `kind`.
+        """Write a safetensors file: tensor `embeddings`, metadata `names` (JSON), `kind`, and more.
 
         Equal vocabularies give equal bytes; the library's own writer shuffles the metadata.
         """
@@ -54,7 +63,9 @@ class Vocabulary:
             "shape": self.embeddings.shape,
             "data_offsets": [0, len(data)],
         }
-        metadata = {"names": json.dumps(self.names), "kind": self.kind}
+        metadata = {"names": json.dumps(self.names), "kind": self.kind} | dict(
+            sorted(self.provenance.items())
+        )
         header = json.dumps({"__metadata__": metadata, "embeddings": tensor}).encode()
         header += b" " * (-len(header) % 8)
         Path(path).write_bytes(len(header).to_bytes(8, "little") + header + data)
@@ -68,8 +79,8 @@ class Vocabulary:
         """
         try:
             with safe_open(path, framework="numpy") as file:
-                metadata = file.metadata()
-                names = tuple(json.loads(metadata["names"]))
+                metadata = dict(file.metadata() or {})
+                names = tuple(json.loads(metadata.pop("names")))
                 embeddings = file.get_tensor("embeddings")
         except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(
@@ -81,7 +92,8 @@ class Vocabulary:
                 f"{path}: {len(names)} names, but embeddings of shape {embeddings.shape}; "
                 "each name needs one row."
             )
-        return cls(names, embeddings.astype(np.float32), metadata.get("kind", "unknown"))
+        kind = metadata.pop("kind", "unknown")
+        return cls(names, embeddings.astype(np.float32), kind, metadata)
 
 
 def name_embedding(name: str, dim: int) -> NDArray[np.float32]:

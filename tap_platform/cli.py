@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -16,6 +16,13 @@ SPEC = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(path_type=Path)
 COUNT = click.IntRange(min=1)
 SHARE = click.FloatRange(min=0, max=1, max_open=True)
+UNIT = click.FloatRange(min=0, max=1)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+CONCEPTS_HELP = "Names to choose from: a vocabulary.safetensors, or a released concept file (.pkl)."
+TOKENIZER_HELP = (
+    "Tokenizer of the text decoder's training: a SentencePiece model, or `shipped`; "
+    "without it there are no captions."
+)
 
 
 def option(
@@ -111,7 +118,7 @@ def data() -> None:
 @option("--train", "train_scenes", COUNT, 512, "Scenes to learn from.")
 @option("--val", "val_scenes", COUNT, 64, "Scenes held out.")
 @option("--size", "size", click.IntRange(min=32), 256, "Long side of a scene, in pixels.")
-@option("--seed", "seed", click.IntRange(min=0), 0, "Seed of the scenes.")
+@option("--seed", "seed", click.IntRange(min=0, max=2**32 - 1), 0, "Seed of the scenes.")
 @option("--dim", "dim", COUNT, 64, "Width of the concept space.")
 def data_scenes(
     out: Path, train_scenes: int, val_scenes: int, size: int, seed: int, dim: int
@@ -128,6 +135,16 @@ def data_scenes(
         scene_seed=seed,
     )
     prepare_data(source, dim)
+
+
+@data.command("index")
+@click.argument("folder", type=FOLDER)
+def data_index(folder: Path) -> None:
+    """Index the tars of FOLDER, such as SA-1B's own, without changing them."""
+    from datamodules.index import index_shards
+
+    index = index_shards(folder)
+    click.echo(f"{folder}: {len(index)} samples in {len(index.names)} shards")
 
 
 @data.group("import")
@@ -152,6 +169,186 @@ def data_import_coco(
         path=str(folder), shards=str(out), vocabulary=vocabulary, val_fraction=val_fraction
     )
     prepare_data(source, dim)
+
+
+@tap.command()
+@click.argument("weights")
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--box", "boxes", multiple=True, metavar="X1,Y1,X2,Y2", help="A region by its box.")
+@click.option(
+    "--point",
+    "points",
+    multiple=True,
+    metavar="X,Y[,LABEL]",
+    help="All points together are one region, or refine the box; label 1 is in, 0 is out.",
+)
+@click.option("--grid", type=COUNT, metavar="N", help="Everything, by N x N points (SAM: 32).")
+@option("--min-iou", "min_iou", UNIT, 0.88, "With --grid: drop masks that score lower.")
+@option("--min-stability", "min_stability", UNIT, 0.95, "With --grid: drop unstable masks.")
+@option("--max-overlap", "max_overlap", UNIT, 0.7, "With --grid: drop boxes that overlap more.")
+@option("--out", "out", FOLDER, Path("predictions"), "Folder for NAME.json and NAME.png.")
+@click.option("--concepts", type=FILE, help=CONCEPTS_HELP)
+@click.option("--tokenizer", metavar="FILE", help=TOKENIZER_HELP)
+def predict(
+    weights: str,
+    images: tuple[Path, ...],
+    boxes: tuple[str, ...],
+    points: tuple[str, ...],
+    grid: int | None,
+    out: Path,
+    concepts: Path | None,
+    tokenizer: str | None,
+    **filters: float,
+) -> None:
+    """Segment, name and describe regions of IMAGES, which are files or folders.
+
+    WEIGHTS is a run, or a file: released (.pkl) or exported (.safetensors).
+    """
+    from rich.console import Console
+
+    from tap_platform.launch.predict import Question, open_predictor, predict_files
+    from tap_platform.prediction import EverythingSettings
+
+    everything = EverythingSettings(grid, **filters) if grid else None
+    console = Console()
+    question = Question.read(boxes, points, everything)
+    predictor = open_predictor(weights, concepts, tokenizer, console)
+    predict_files(predictor, images, question, out, console)
+
+
+@tap.command()
+@click.argument("weights")
+@click.option("--concepts", type=FILE, help=CONCEPTS_HELP)
+@click.option("--tokenizer", metavar="FILE", help=TOKENIZER_HELP)
+@click.option("--image", type=FILE, help="Picture to begin with.")
+@option("--host", "host", click.STRING, "127.0.0.1", "Address to listen at.")
+@option("--port", "port", click.IntRange(1, 65535), 7860, "Port to listen at.")
+def app(
+    weights: str,
+    concepts: Path | None,
+    tokenizer: str | None,
+    image: Path | None,
+    host: str,
+    port: int,
+) -> None:
+    """Open a page where one clicks on a picture and sees mask, concept and caption."""
+    from rich.console import Console
+
+    from tap_platform.launch.predict import open_predictor
+    from tap_platform.prediction.app import serve
+
+    serve(open_predictor(weights, concepts, tokenizer, Console()), host, port, image)
+
+
+@tap.command()
+@click.argument("run")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["safetensors", "released"]),
+    default="safetensors",
+    show_default=True,
+    help="`released` is the pickle that the authors' code reads.",
+)
+@click.option("--out", type=FOLDER, help="File to write; by default in the run's folder `export`.")
+def export(run: str, kind: Literal["safetensors", "released"], out: Path | None) -> None:
+    """Write the newest weights of RUN with the released names, and a model card beside them."""
+    from tap_platform.launch.export import export_run
+
+    for written in export_run(run, kind, out):
+        click.echo(f"wrote {written}")
+
+
+@tap.group()
+def concepts() -> None:
+    """Make, read and list vocabularies of concepts."""
+
+
+@concepts.command("list")
+@click.argument("names")
+def concepts_list(names: str) -> None:
+    """Print a list of concepts: merged_2560, coco_80, lvis_1203, or another of its sources."""
+    from tap_platform.concepts.sources import find_concepts
+
+    click.echo("\n".join(find_concepts(names).names))
+
+
+@concepts.command("build")
+@click.argument("out", type=FOLDER)
+@option("--names", "names", click.STRING, "merged_2560", "Concept list, or a file of names.")
+@click.option("--model", required=True, help="open_clip model; local-dir: and hf-hub: work too.")
+@click.option("--weights", help="File of weights, or a tag of the model's pretrained ones.")
+@click.option(
+    "--template",
+    "templates",
+    multiple=True,
+    default=("tap",),
+    show_default=True,
+    help="Sentence with {} for the name, or a set: tap, photo, imagenet.",
+)
+@click.option("--device", default="cpu", show_default=True, help="Where the model runs.")
+def concepts_build(
+    out: Path, names: str, model: str, weights: str | None, templates: tuple[str, ...], device: str
+) -> None:
+    """Embed a list of concepts by a CLIP model; OUT becomes a vocabulary (.safetensors)."""
+    from tap_platform.launch.vocabularies import build_concepts
+
+    build_concepts(out, names, model, weights, templates, device)
+
+
+@concepts.command("import")
+@click.argument("pickle", type=SPEC)
+@click.argument("out", type=FOLDER)
+def concepts_import(pickle: Path, out: Path) -> None:
+    """Turn a released concept file (.pkl) into a vocabulary, OUT (.safetensors)."""
+    from tap_platform.launch.vocabularies import import_concepts
+
+    import_concepts(pickle, out)
+
+
+@tap.command("eval")
+@click.argument("source", metavar="RUN_OR_WEIGHTS")
+@click.option(
+    "--suite",
+    type=click.Choice(["instances", "classification", "prompts", "captions", "all"]),
+    default="all",
+    show_default=True,
+    help="What to measure; of `all`, what the data or the model do not allow is left out.",
+)
+@click.option(
+    "--data",
+    type=FOLDER,
+    help="COCO's or LVIS's JSON, a folder with one and images, or shards; by default the run's.",
+)
+@click.option("--boxes", type=FILE, help="Boxes of a detector (COCO results) for `instances`.")
+@click.option("--concepts", type=FILE, help=CONCEPTS_HELP)
+@click.option("--tokenizer", metavar="FILE", help=TOKENIZER_HELP)
+@click.option(
+    "--published-scores",
+    "published",
+    is_flag=True,
+    help="Score `classification` as the released script does: one predicted IoU for an image.",
+)
+@click.option("--images", type=COUNT, metavar="N", help="Only the first N images.")
+@option("--workers", "workers", click.IntRange(min=0), 1, "Ray actors; 0 for this process alone.")
+@option("--device", "device", click.Choice(["auto", "cpu", "cuda"]), "auto", "Where it runs.")
+@click.option("--out", type=FOLDER, required=True, help="Folder for report and pictures.")
+def evaluate(source: str, suite: str, out: Path, published: bool, **settings: Any) -> None:
+    """Measure a model as the papers do, and set its numbers beside theirs.
+
+    RUN_OR_WEIGHTS is a run, or a file: released (.pkl) or exported (.safetensors).
+    """
+    from rich.console import Console
+
+    from tap_platform.launch.run_evaluation import (
+        EvaluationSettings,
+        named_suites,
+        run_evaluation,
+    )
+
+    rule: Literal["own", "published"] = "published" if published else "own"
+    wanted = EvaluationSettings(source, named_suites(suite), rule=rule, **settings)
+    run_evaluation(wanted, out, Console())
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from datamodules.importers.coco_files import (
     CocoFolder,
     CocoImage,
     Fault,
+    annotation_id,
     concept_name,
     read_coco,
     unknown_categories,
@@ -228,12 +229,13 @@ class _Import:
             if record.get("iscrowd"):
                 self.report.crowds += 1
                 continue
-            with self._listing(image, record.get("id")):
+            with self._listing(image, annotation_id(record)):
                 yield region_of(record, height, width, self._category(record))
 
     def _category(self, record: dict[str, Any]) -> str:
         identity = record.get("category_id")
-        name = concept_name(self._coco.categories.get(identity, ""), self._names)
+        category = self._coco.categories.get(identity, "") if _is_plain(identity) else ""
+        name = concept_name(category, self._names)
         if name is None:
             raise ValueError(f"category_id {identity} is not among the categories")
         return name
@@ -245,6 +247,11 @@ class _Import:
             yield
         except ValueError as error:
             self.faults.append(Fault(image.file, image.identity, annotation, str(error)))
+
+
+def _is_plain(identity: Any) -> bool:
+    """Whether an id can name anything: JSON's lists and objects cannot."""
+    return isinstance(identity, int | str)
 
 
 def _read_image(image: CocoImage) -> bytes:

@@ -45,9 +45,8 @@ class CocoImage:
 
     @property
     def key(self) -> str:
-        """The image's key in the shards: a number gets COCO's twelve digits."""
-        identity = self.identity
-        return f"{identity:012d}" if isinstance(identity, int) else str(identity).replace(".", "-")
+        """The image's key in the shards, see `key_of`."""
+        return key_of(self.identity)
 
 
 @dataclass(slots=True)
@@ -114,22 +113,23 @@ def _add_file(coco: CocoFolder, path: Path, folder: Path, split: str | None) -> 
     coco.checksums[path.name] = hashlib.sha256(content).hexdigest()
     coco.categories.update(categories)
     known = {image.identity: image for image in coco.images}
+    keys = {image.key for image in coco.images}
     for record in images:
-        fault = _image_fault(record, known)
+        fault = _image_fault(record, known, keys)
         if fault is None:
             known[record["id"]] = CocoImage(path.name, folder, record, split)
             coco.images.append(known[record["id"]])
+            keys.add(known[record["id"]].key)
         else:
             identity = record.get("id") if isinstance(record, dict) else None
             coco.faults.append(Fault(path.name, identity, None, fault))
     for record in annotations:
         image_id = record.get("image_id") if isinstance(record, dict) else None
-        if image_id in known:
+        if isinstance(image_id, int | str) and image_id in known:
             known[image_id].annotations.append(record)
         else:
-            identity = record.get("id") if isinstance(record, dict) else None
             reason = "its image_id is not among the images"
-            coco.faults.append(Fault(path.name, image_id, identity, reason))
+            coco.faults.append(Fault(path.name, image_id, annotation_id(record), reason))
 
 
 def _sections(path: Path, content: bytes) -> tuple[list[Any], list[Any], dict[Any, str]]:
@@ -148,7 +148,21 @@ def _sections(path: Path, content: bytes) -> tuple[list[Any], list[Any], dict[An
         ) from error
 
 
-def _image_fault(record: Any, known: dict[Any, CocoImage]) -> str | None:
+def key_of(identity: int | str) -> str:
+    """An image's key in the shards: a number gets COCO's twelve digits.
+
+    A text loses its dots and slashes, which tars need for themselves.
+    """
+    return f"{identity:012d}" if isinstance(identity, int) else re.sub(r"[./\\\0]", "-", identity)
+
+
+def annotation_id(record: Any) -> Any:
+    """What names an annotation in the list of faults."""
+    identity = record.get("id") if isinstance(record, dict) else None
+    return "without id" if identity is None else identity
+
+
+def _image_fault(record: Any, known: dict[Any, CocoImage], keys: set[str]) -> str | None:
     wanted = {"id": int | str, "file_name": str, "width": int, "height": int}
     if not isinstance(record, dict):
         return "the image record is not an object"
@@ -157,6 +171,10 @@ def _image_fault(record: Any, known: dict[Any, CocoImage]) -> str | None:
         return f"the image record has no proper {', '.join(wrong)}"
     if record["id"] in known:
         return "the image id appears twice"
+    if record["id"] == "":
+        return "the image id is empty"
+    if (key := key_of(record["id"])) in keys:
+        return f"another image has the key {key} already"
     return None
 
 

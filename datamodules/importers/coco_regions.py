@@ -31,7 +31,9 @@ def region_of(record: dict[str, Any], height: int, width: int, category: str) ->
     if area == 0:
         raise ValueError("the mask covers no pixel")
     left, top, across, down = record.get("bbox") or coco_mask.toBbox(segmentation).tolist()
-    captions = record.get("captions") or [record.get("caption")]
+    captions = record.get("captions") or record.get("caption")
+    if not isinstance(captions, list):
+        captions = [captions]
     return Region(
         segmentation=segmentation,
         box=(float(left), float(top), float(across), float(down)),

@@ -24,7 +24,7 @@ class ScaleJitterConfig(Section):
 class StreamConfig(Section):
     """What every data source shares."""
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
     """Seed of the order, of the jitter and of every prompt drawn for a sample."""
     partitions: int = Field(8, gt=0)
     """Canonical sequences that the data set is dealt into. The number of workers divides it, and it
@@ -71,7 +71,7 @@ class ScenesSource(StreamConfig):
     """Long side of a scene, in pixels."""
     smallest_object: float = Field(0.06, ge=0.01, le=0.5)
     """Smallest diameter of an object, as a share of the long side; the largest is 0.6."""
-    scene_seed: int = Field(0, ge=0)
+    scene_seed: int = Field(0, ge=0, lt=2**32)
     """Seed of the scenes themselves."""
 
 

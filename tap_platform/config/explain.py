@@ -9,6 +9,9 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+TAGS = ("source", "type")
+"""Fields that pick the kind of a section."""
+
 
 def explain(error: ValidationError, root: type[BaseModel], where: str) -> str:
     """One line for each fault of a config read from `where`."""
@@ -33,6 +36,8 @@ def _line(fault: ErrorDetails, root: type[BaseModel]) -> str:
 
 def _nearest(path: list[str], sections: list[type[BaseModel]], root: type[BaseModel]) -> str:
     """The same key elsewhere, else the nearest beside it or anywhere, else all beside it."""
+    if kinds := _other_kinds(path, root):
+        return f"it goes with {' or '.join(kinds)}"
     above = path[:-1]
     beside = {name: [*above, name] for section in sections for name in section.model_fields}
     anywhere = dict(_leaves(root))
@@ -40,6 +45,19 @@ def _nearest(path: list[str], sections: list[type[BaseModel]], root: type[BaseMo
         if close := difflib.get_close_matches(path[-1], known, n=1, cutoff=likeness):
             return f"did you mean {'.'.join(known[close[0]])!r}?"
     return f"known: {', '.join(sorted(beside))}"
+
+
+def _other_kinds(path: list[str], root: type[BaseModel]) -> list[str]:
+    """How to pick the kinds of this section that have the key: `data.source=coco`."""
+    if len(path) != 2 or path[0] not in root.model_fields:
+        return []
+    return [
+        f"{path[0]}.{name}={section.model_fields[name].default}"
+        for section in _sections(root.model_fields[path[0]].annotation)
+        if path[1] in section.model_fields
+        for name in TAGS
+        if name in section.model_fields
+    ]
 
 
 def _kind_line(dotted: str, fault: ErrorDetails) -> str:
@@ -72,11 +90,7 @@ def _follow(
 
 
 def _has_tag(section: type[BaseModel], tag: int | str) -> bool:
-    return any(
-        field.default == tag
-        for name, field in section.model_fields.items()
-        if name in ("source", "type")
-    )
+    return any(field.default == tag for name, field in section.model_fields.items() if name in TAGS)
 
 
 def _sections(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -43,7 +43,7 @@ class JobConfig(Section):
     """Runs of one project lie together and are tracked together."""
     storage: str = "runs"
     """Folder that holds `<project>/<run>/`, the run directories."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
     """Seed of the initial weights and of dropout; the data's order has a seed of its own."""
     model: Annotated[TapConfig, BeforeValidator(_expand_preset)]
     """Sizes of the model; `preset:` names a known set of them, other keys change it."""

@@ -100,9 +100,9 @@ def _card(example: Example, width: int) -> Image.Image:
     draw = ImageDraw.Draw(card)
     frame = (0, 0, card.width - 1, card.height - 1)
     draw.rounded_rectangle(frame, 10 * _ZOOM, CARD, EDGE, _ZOOM)
-    picture = _fitted(example.picture, side)
-    truth = _with_mask(picture, example.true_mask, TRUE)
-    answer = _with_mask(picture, example.predicted_mask, PREDICTED)
+    picture = fitted(example.picture, side)
+    truth = with_mask(picture, example.true_mask, TRUE)
+    answer = with_mask(picture, example.predicted_mask, PREDICTED)
     prediction = f"{example.predicted_concept} {example.probability:.0%}"
     panels = (
         (_with_prompt(picture, example), "prompt", "box" if example.box else "one point", INK),
@@ -112,9 +112,9 @@ def _card(example: Example, width: int) -> Image.Image:
     top = _PADDING + side + _GAP
     for number, (panel, label, name, colour) in enumerate(panels):
         left = _PADDING + number * (side + _GAP)
-        card.paste(_squared(panel, side), (left, _PADDING))
-        _write(draw, (left, top), label, FAINT, _LABEL_SIZE, side)
-        _write(draw, (left, top + _LINE), name, colour, _NAME_SIZE, side - _LINE)
+        card.paste(squared(panel, side), (left, _PADDING))
+        write_line(draw, (left, top), label, FAINT, _LABEL_SIZE, side)
+        write_line(draw, (left, top + _LINE), name, colour, _NAME_SIZE, side - _LINE)
     _mark(draw, width - _PADDING, top + _LINE, example)
     return card
 
@@ -126,7 +126,7 @@ def _verdict(example: Example) -> Colour:
     return RIGHT if example.predicted_concept == example.true_concept else WRONG
 
 
-def _fitted(picture: NDArray[np.uint8], side: int) -> Image.Image:
+def fitted(picture: NDArray[np.uint8], side: int) -> Image.Image:
     """The picture, its long side brought to a panel's."""
     height, width = picture.shape[:2]
     scale = side / max(height, width)
@@ -134,7 +134,7 @@ def _fitted(picture: NDArray[np.uint8], side: int) -> Image.Image:
     return Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC)
 
 
-def _squared(picture: Image.Image, side: int) -> Image.Image:
+def squared(picture: Image.Image, side: int) -> Image.Image:
     """A picture in the middle of a square panel."""
     panel = Image.new("RGB", (side, side), PAPER)
     panel.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
@@ -143,22 +143,32 @@ def _squared(picture: Image.Image, side: int) -> Image.Image:
 
 def _with_prompt(picture: Image.Image, example: Example) -> Image.Image:
     """The picture with its prompt drawn on it."""
+    scale = picture.width / example.picture.shape[1]
+    return with_prompt(picture, scale, example.box, example.point)
+
+
+def with_prompt(
+    picture: Image.Image,
+    scale: float,
+    box: tuple[float, float, float, float] | None,
+    point: tuple[float, float] | None,
+) -> Image.Image:
+    """The picture with a box and a point drawn on it, which `scale` brings to its pixels."""
     shown = picture.copy()
     draw = ImageDraw.Draw(shown)
-    scale = picture.width / example.picture.shape[1]
-    if example.box:
-        left, top, right, bottom = (value * scale for value in example.box)
+    if box:
+        left, top, right, bottom = (value * scale for value in box)
         for grown, colour, width in ((2 * _ZOOM, CARD, 4 * _ZOOM), (_ZOOM, PROMPT, 2 * _ZOOM)):
             corners = (left - grown, top - grown, right + grown, bottom + grown)
             draw.rectangle(corners, outline=colour, width=width)
-    if example.point:
-        x, y = ((value + 0.5) * scale for value in example.point)
+    if point:
+        x, y = ((value + 0.5) * scale for value in point)
         for radius, colour in ((6 * _ZOOM, CARD), (5 * _ZOOM, PROMPT), (1.5 * _ZOOM, INK)):
             draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
     return shown
 
 
-def _with_mask(picture: Image.Image, mask: NDArray[np.float32], colour: Colour) -> Image.Image:
+def with_mask(picture: Image.Image, mask: NDArray[np.float32], colour: Colour) -> Image.Image:
     """The picture, faded where a mask is not above 0 and tinted where it is, with an outline."""
     smooth = Image.fromarray(mask).resize(picture.size, Image.Resampling.BILINEAR)
     stencil = Image.fromarray(np.uint8(255) * (np.asarray(smooth) > 0))
@@ -187,7 +197,7 @@ def _mark(draw: ImageDraw.ImageDraw, right: int, top: int, example: Example) -> 
         draw.line(line, CARD, 2 * _ZOOM, joint="curve")
 
 
-def _write(
+def write_line(
     draw: ImageDraw.ImageDraw,
     place: tuple[int, int],
     text: str,

@@ -21,6 +21,7 @@ from tap_platform.evaluation.scores import RegionScores
 from tap_platform.evaluation.table import score_dict, score_markdown, score_table
 from tap_platform.launch.prepare import data_folder
 from tap_platform.models import Tap
+from tap_platform.recipes.mae import load_mae_weights
 from tap_platform.runs import checkpoints
 from tap_platform.runs.directory import RunDirectory
 from tap_platform.runs.files import write_atomic, write_json, write_picture
@@ -50,7 +51,8 @@ def evaluate_run(job: JobConfig, run: RunDirectory, console: Console) -> dict[st
 
         def score(model: Tap, what: str) -> RegionScores:
             task = bar.add_task(what, total=held_out.images)
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+            on_gpu = job.scale.device != "cpu" and torch.cuda.is_available()
+            device = "cuda" if on_gpu else "cpu"
             return evaluate_regions(
                 model.to(device), held_out, embeddings, lambda images: bar.advance(task, images)
             )
@@ -88,9 +90,12 @@ def _trained_model(job: JobConfig, run: RunDirectory) -> tuple[Tap, int]:
 
 
 def _untrained_model(job: JobConfig) -> Tap:
-    """The model as the run began: the same seed gives the same weights."""
+    """The model as the run began: the same seed and MAE file give the same weights."""
     torch.manual_seed(job.seed)
-    return Tap(job.model)
+    model = Tap(job.model)
+    if job.recipe.mae_weights:
+        load_mae_weights(model.image_encoder, job.recipe.mae_weights)
+    return model
 
 
 def _stream(

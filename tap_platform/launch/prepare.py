@@ -41,12 +41,13 @@ def prepare_data(source: DataConfig, dim: int, console: Console | None = None) -
         TimeRemainingColumn(),
         console=console,
         transient=True,
+        disable=not console.is_terminal,
     )
     with bar:
         task = bar.add_task(f"preparing {source.source}", total=None)
         story = _make(source, dim, lambda done, of: bar.update(task, completed=done, total=of))
     if story:
-        console.print(story)
+        console.print(story, soft_wrap=True)
     return data_folder(source)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -18,6 +19,7 @@ from rich.progress import (
 )
 
 from tap_platform.runs.directory import RunDirectory
+from tap_platform.runs.files import read_records
 from tap_platform.runs.metrics import MetricsRecord, read_metrics
 from tap_platform.runs.status import update_status
 
@@ -28,7 +30,8 @@ PLAIN_LINES = 10
 class RunProgress:
     """Follow a run's metrics in a thread: a bar on a terminal, ten plain lines elsewhere.
 
-    It also keeps the step in the run's status.
+    It also tells of checkpoints that were skipped or gone on from and of bad samples, and keeps the
+    step in the run's status.
     """
 
     def __init__(self, run: RunDirectory, max_steps: int, console: Console | None = None) -> None:
@@ -53,6 +56,8 @@ class RunProgress:
         self._shown = 0
         self._printed = 0
         self._size = 0
+        self._events_read = run.events.stat().st_size if run.events.exists() else 0
+        self._bad_samples: set[tuple[str, str]] = set()
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -69,12 +74,35 @@ class RunProgress:
         self._thread.join()
         self._look()
         self._bar.stop()
+        if self._bad_samples:
+            count = f"bad samples met and left out: {len(self._bad_samples)}"
+            self.console.print(f"{count}, listed in {self.run.events}", soft_wrap=True)
 
     def _follow(self) -> None:
         while not self._stopped.wait(LOOK_EVERY_SECONDS):
             self._look()
 
     def _look(self) -> None:
+        """Show what is new in the run's files."""
+        records, self._events_read = read_records(self.run.events, self._events_read)
+        for event in records:
+            self._tell(event)
+        self._show_newest()
+
+    def _tell(self, event: dict[str, Any]) -> None:
+        """Say what a person should know of before the end."""
+        kind = event.get("kind")
+        if kind == "quarantined":
+            self._bad_samples.add((event["shard"], event["key"]))
+        elif kind == "checkpoint_skipped":
+            self.console.print(
+                f"[red]checkpoint {event['checkpoint']} is skipped:[/] {escape(event['reason'])}",
+                soft_wrap=True,
+            )
+        elif kind == "training" and event["goes_on_from"]:
+            self.console.print(f"going on from {event['goes_on_from']}")
+
+    def _show_newest(self) -> None:
         """Show the newest record, if the file has grown."""
         if not self.run.metrics.exists() or self.run.metrics.stat().st_size == self._size:
             return

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -16,10 +18,10 @@ from tap_platform.launch.plan import make_plan
 from tap_platform.launch.prepare import check_data, data_folder, prepare_data
 from tap_platform.launch.workers import run_workers
 from tap_platform.runs import provenance
-from tap_platform.runs.directory import RunDirectory, new_run_name
+from tap_platform.runs.directory import RunDirectory, check_storage, new_run_name
 from tap_platform.runs.events import EventLog
-from tap_platform.runs.files import read_json, write_json
-from tap_platform.runs.status import driver_identity, update_status
+from tap_platform.runs.files import locked, read_json, write_json
+from tap_platform.runs.status import driver_identity, read_status, update_status
 from tap_platform.runs.tracking import build_follower
 
 
@@ -57,6 +59,7 @@ def create_run(job: JobConfig) -> RunDirectory:
     Raises:
         ValueError: if the data or the storage is refused.
     """
+    check_storage(job.storage)
     prepare_data(job.data, job.model.concept_dim)
     check_data(job)
     run = RunDirectory.create(job.storage, job.project, new_run_name(job.name))
@@ -72,19 +75,36 @@ def train(job: JobConfig, run: RunDirectory) -> RunDirectory:
     """One attempt of a run: workers, tracking and the final evaluation.
 
     Raises:
-        RunFailedError: if training failed.
+        ValueError: if another process trains the run.
+        RunFailedError: if training failed, or was stopped.
     """
     console = Console()
-    attempt = run.begin_attempt()
-    console.print(f"[bold]{run.name}[/], attempt {attempt}")
-    with _tracked(run, job, console), _recorded(run, job, attempt):
-        run_workers(job, run, attempt, console)
-        if job.evaluation.final_images != 0:
-            from tap_platform.launch.final_evaluation import evaluate_run
+    with _alone(run):
+        attempt = run.begin_attempt()
+        console.print(f"[bold]{run.name}[/], attempt {attempt}")
+        with _tracked(run, job, console), _recorded(run, job, attempt):
+            run_workers(job, run, attempt, console)
+            if job.evaluation.final_images != 0:
+                from tap_platform.launch.final_evaluation import evaluate_run
 
-            evaluate_run(job, run, console)
+                evaluate_run(job, run, console)
     console.print(where_everything_lies(job, run), soft_wrap=True, highlight=False)
     return run
+
+
+@contextmanager
+def _alone(run: RunDirectory) -> Iterator[None]:
+    """Hold the run for one driver: two would write each other's checkpoints and metrics."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(run.path / ".driver.lock", wait=False))
+        except BlockingIOError:
+            status = read_status(run.status)
+            raise ValueError(
+                f"{run.name} is being trained already, by process {status.pid} on {status.host}:"
+                " wait for its end, or stop it first"
+            ) from None
+        yield
 
 
 @contextmanager
@@ -103,11 +123,11 @@ def _recorded(run: RunDirectory, job: JobConfig, attempt: int) -> Iterator[None]
     events.record("started", workers=job.scale.workers, strategy=job.scale.strategy)
     try:
         yield
-    except KeyboardInterrupt:
-        update_status(run.status, state="interrupted", message="stopped at the keyboard")
+    except (KeyboardInterrupt, SystemExit):  # Ray answers Ctrl-C and SIGTERM with an exit
+        update_status(run.status, state="interrupted", message="stopped by a signal")
         events.record("interrupted")
         raise RunFailedError(
-            f"{run.name} was stopped; go on with: tap train --resume {run.path}"
+            f"{run.name} was stopped; go on with: tap train --resume {shlex.quote(str(run.path))}"
         ) from None
     except BaseException as error:
         update_status(run.status, state="failed", message=str(error)[:2000])
@@ -131,7 +151,7 @@ def _tracked(run: RunDirectory, job: JobConfig, console: Console) -> Iterator[No
         if not follower.stop(job.tracking.final_timeout):
             console.print(
                 f"{job.tracking.tracker} lacks the last records of this run (why: {run.events});"
-                f" send them with: tap sync {run.path}",
+                f" send them with: tap sync {shlex.quote(str(run.path))}",
                 soft_wrap=True,
             )
 
@@ -142,7 +162,17 @@ def where_everything_lies(job: JobConfig, run: RunDirectory) -> str:
     lines += [f"picture        {picture}" for picture in sorted(run.pictures.glob("*.png"))]
     if job.tracking.tracker == "mlflow":
         uri = job.tracking.mlflow.uri or f"sqlite:///{run.storage / 'mlflow.db'}"
-        lines.append(f"dashboard      .venv/bin/mlflow ui --backend-store-uri {uri}")
+        lines.append(
+            f"dashboard      {_program('mlflow')} ui --backend-store-uri {shlex.quote(uri)}"
+        )
     elif job.tracking.tracker == "wandb" and job.tracking.wandb.mode == "offline":
-        lines.append(f"tracking       .venv/bin/wandb sync {run.path}/wandb/offline-run-*")
+        folder = shlex.quote(f"{run.path}/wandb")
+        lines.append(f"tracking       {_program('wandb')} sync {folder}/offline-run-*")
     return "\n".join(lines)
+
+
+def _program(name: str) -> str:
+    """How to call a program of our environment from where the caller stands."""
+    path = Path(sys.executable).with_name(name)
+    here = Path.cwd()
+    return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))

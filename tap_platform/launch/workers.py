@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NoReturn
 
 from rich.console import Console
 
@@ -31,9 +37,31 @@ def run_workers(job: JobConfig, run: RunDirectory, attempt: int, console: Consol
 
         trainer = _build_trainer(job, run, attempt)
         try:
-            trainer.fit()
+            with _own_signals():
+                trainer.fit()
         except TrainingFailedError as error:
             raise RunFailedError(_explain(error, run, attempt)) from None
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Let SIGTERM end the block like Ctrl-C, and take both signals back from Ray afterwards.
+
+    Ray's own answer to SIGTERM aborts the process; to Ctrl-C it answers after its workers are gone.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ctrl_c = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, ctrl_c)
+
+
+def _stop(number: int, frame: object) -> NoReturn:
+    sys.exit(128 + number)
 
 
 def _build_trainer(job: JobConfig, run: RunDirectory, attempt: int) -> TorchTrainer:
@@ -73,6 +101,10 @@ def _use_gpu(job: JobConfig) -> bool:
     there = int(ray.cluster_resources().get("GPU", 0))
     if job.scale.device == "cpu":
         return False
+    if not there and job.training.precision == "fp16":
+        raise ValueError(
+            "training.precision fp16 needs a GPU, the cluster has none: take bf16 or fp32 on CPUs"
+        )
     if there < job.scale.workers and (there or job.scale.device == "gpu"):
         raise ValueError(
             f"scale.workers {job.scale.workers} take a GPU each, the cluster has {there}: lower"
@@ -91,5 +123,5 @@ def _explain(error: Exception, run: RunDirectory, attempt: int) -> str:
     ending = "\n".join(f"  | {line}" for line in text.splitlines()[-LOG_LINES_SHOWN:])
     return (
         f"worker {rank} failed: {cause}\n{ending}\n"
-        f"its whole log: {log}\ngo on with: tap train --resume {run.path}"
+        f"its whole log: {log}\ngo on with: tap train --resume {shlex.quote(str(run.path))}"
     )

@@ -5,16 +5,21 @@ Source: Tokenize Anything via Prompting, section 3.1.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from tap_platform.config.model import TapConfig
-from tap_platform.models.layers import ChannelLayerNorm, Head, Table
-from tap_platform.models.two_way_transformer import TwoWayTransformer
+from tap_platform.models.layers import Doubling, Head, Table
+from tap_platform.models.two_way_transformer import PreparedImages, TwoWayTransformer
 
 CANDIDATES = 4
+
+# Bytes of intermediate results: a processor's cache holds few prompts, a GPU is busy with many.
+CPU_BUDGET = 2**25
+GPU_BUDGET = 2**30
 
 
 class RegionOutput(NamedTuple):
@@ -46,10 +51,10 @@ class ImageDecoder(nn.Module):
         self.sem_tokens = Table(CANDIDATES, dim)
         self.mask_tokens = Table(CANDIDATES, dim)
         self.output_conv = nn.Sequential(
-            nn.ConvTranspose2d(dim, dim // 4, 2, 2),
-            ChannelLayerNorm(dim // 4),
+            Doubling(dim, dim // 4),
+            nn.LayerNorm(dim // 4),
             nn.GELU(),
-            nn.ConvTranspose2d(dim // 4, dim // 8, 2, 2),
+            Doubling(dim // 4, dim // 8),
             nn.GELU(),
         )
         self.mask_pred = nn.ModuleList(Head(dim, dim, dim // 8) for _ in range(CANDIDATES))
@@ -57,7 +62,12 @@ class ImageDecoder(nn.Module):
         self.sem_pred = Head(dim, config.concept_dim, config.concept_dim)
 
     def forward(
-        self, image_embeddings: Tensor, image_code: Tensor, prompts: Tensor, image_index: Tensor
+        self,
+        image_embeddings: Tensor,
+        image_code: Tensor,
+        prompts: Tensor,
+        image_index: Tensor,
+        memory_budget: int | None = None,
     ) -> RegionOutput:
         """Answer prompts.
 
@@ -66,15 +76,35 @@ class ImageDecoder(nn.Module):
             image_code: the position code of the image's cells, [H * W, C].
             prompts: the tokens of each prompt's points, [M, P, C].
             image_index: the image of each prompt, [M].
+            memory_budget: bytes for intermediate results where no gradients are wanted; by default
+                what suits the device.
         """
         grid = image_embeddings.shape[-2:]
         tokens = torch.cat((self._learned_tokens(len(prompts)), prompts), 1)
-        image = image_embeddings.flatten(2).transpose(1, 2)
-        tokens, image = self.transformer(tokens, image, image_code.to(image.dtype), image_index)
-        image = image.transpose(1, 2).unflatten(2, grid)
+        image = image_embeddings.flatten(2).transpose(1, 2).contiguous()
+        images = self.transformer.prepare(image, image_code.to(image.dtype))
+
+        def answer(images: PreparedImages, rows: Tensor | slice) -> RegionOutput:
+            return self._answer(images, tokens[rows], image_index[rows], grid)
+
+        most = _prompts_at_once(image, memory_budget)
+        if torch.is_grad_enabled() or len(tokens) <= most:
+            return answer(images, slice(None))
+        answers = (
+            (rows, answer(images.of(number), rows))
+            for number in image_index.unique().tolist()
+            for rows in (image_index == number).nonzero()[:, 0].split(most)
+        )
+        return _gather(answers, len(tokens))
+
+    def _answer(
+        self, images: PreparedImages, tokens: Tensor, image_index: Tensor, grid: torch.Size
+    ) -> RegionOutput:
+        """Answer prompts together; their tokens are [M, T, C]."""
+        tokens, image = self.transformer(tokens, images, image_index)
         semantic, iou, mask = tokens[:, :9].split((CANDIDATES, 1, CANDIDATES), 1)
         return RegionOutput(
-            masks=self._masks(mask, image),
+            masks=self._masks(mask, image, grid),
             iou=self.iou_pred(iou[:, 0]).float(),
             semantic_tokens=semantic,
             concept_embeddings=self.sem_pred(semantic),
@@ -84,8 +114,46 @@ class ImageDecoder(nn.Module):
         tokens = torch.cat((self.sem_tokens(), self.iou_token(), self.mask_tokens()))
         return tokens.expand(count, -1, -1)
 
-    def _masks(self, tokens: Tensor, image: Tensor) -> Tensor:
-        pixels = self.output_conv(image)
+    def _masks(self, tokens: Tensor, image: Tensor, grid: torch.Size) -> Tensor:
+        """Mask logits from mask tokens [M, 4, C] and an image [M, H * W, C]."""
+        pixels = self.output_conv(image).flatten(1, 3)
         heads = zip(self.mask_pred, tokens.unbind(1), strict=True)
         filters = torch.stack([head(token) for head, token in heads], 1)
-        return (filters @ pixels.flatten(2)).unflatten(2, pixels.shape[-2:])
+        return _arrange(filters @ pixels.transpose(1, 2), grid)
+
+
+def _prompts_at_once(image: Tensor, memory_budget: int | None) -> int:
+    """How many prompts of images [B, N, C] keep to a budget of bytes.
+
+    At its peak a prompt holds its image, and twice the pixels that masks are made of: 16 for each
+    cell, with an eighth of the channels.
+    """
+    if memory_budget is None:
+        memory_budget = CPU_BUDGET if image.device.type == "cpu" else GPU_BUDGET
+    return max(1, memory_budget // (5 * image[0].nbytes))
+
+
+def _gather(answers: Iterable[tuple[Tensor, RegionOutput]], count: int) -> RegionOutput:
+    """Put answers where they belong, given with their rows; no more than one is held beside."""
+    whole: RegionOutput | None = None
+    for rows, answer in answers:
+        if whole is None:
+            whole = RegionOutput(*(part.new_empty(count, *part.shape[1:]) for part in answer))
+        for target, part in zip(whole, answer, strict=True):
+            target[rows] = part
+    assert whole is not None
+    return whole
+
+
+def _arrange(products: Tensor, grid: torch.Size) -> Tensor:
+    """Make maps of pixels that lie cell by cell, quarter by quarter.
+
+    Args:
+        products: [M, 4, H * W * 4 * 4].
+        grid: H and W.
+
+    Returns:
+        [M, 4, 4 * H, 4 * W].
+    """
+    pixels = products.unflatten(2, (*grid, 2, 2, 2, 2))
+    return pixels.permute(0, 1, 2, 4, 6, 3, 5, 7).flatten(5, 7).flatten(2, 4)

@@ -56,9 +56,17 @@ class Head(nn.Module):
         return self.layers[2](x)
 
 
-class ChannelLayerNorm(nn.LayerNorm):
-    """Layer norm over the channels of a map."""
+class Doubling(nn.ConvTranspose2d):
+    """A transposed convolution that makes every cell of a map four, from the cell alone.
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalize every pixel of [B, C, H, W] over C."""
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    Nothing overlaps, so it is a linear layer, and channels can stay last.
+    """
+
+    def __init__(self, dim: int, out_dim: int) -> None:
+        super().__init__(dim, out_dim, kernel_size=2, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """Map [..., dim] to [..., 4, out_dim]: left-top, right-top, left-bottom, right-bottom."""
+        weight = self.weight.permute(2, 3, 1, 0).flatten(0, 2)
+        assert self.bias is not None
+        return F.linear(x, weight, self.bias.repeat(4)).unflatten(-1, (4, -1))

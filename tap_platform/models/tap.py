@@ -66,21 +66,30 @@ class Tap(nn.Module):
         return self.image_encoder(pixels)
 
     def decode(
-        self, image_embeddings: Tensor, points: Tensor, labels: Tensor, image_index: Tensor
+        self,
+        image_embeddings: Tensor,
+        points: Tensor,
+        labels: Tensor,
+        image_index: Tensor,
+        memory_budget: int | None = None,
     ) -> RegionOutput:
         """Answer prompts about images; an image may have any number of them.
+
+        Without gradients, prompts that do not fit into the memory budget together take turns.
 
         Args:
             image_embeddings: what `encode` gave, [B, C, H / patch, W / patch].
             points: (x, y) in pixels of the input frame, [M, P, 2]; a box is its two corners.
             labels: 0 background, 1 foreground, 2 left-top, 3 right-bottom, 4 pad, [M, P].
             image_index: the image of each prompt, [M].
+            memory_budget: bytes for intermediate results, beside the answers; by default 32 MiB
+                on a CPU, whose cache holds no more, and 1 GiB on a GPU.
         """
         height, width = image_embeddings.shape[-2:]
         frame = height * self.config.patch_size, width * self.config.patch_size
         prompts = self.prompt_encoder(points, labels, frame)
         image_code = self.prompt_encoder.image_code((height, width))
-        return self.image_decoder(image_embeddings, image_code, prompts, image_index)
+        return self.image_decoder(image_embeddings, image_code, prompts, image_index, memory_budget)
 
     def forward(
         self, pixels: Tensor, points: Tensor, labels: Tensor, image_index: Tensor
@@ -103,18 +112,29 @@ class Tap(nn.Module):
         """
         return self.text_decoder(semantic_tokens, tokens)
 
-    def caption(self, semantic_tokens: Tensor, max_tokens: int) -> Tensor:
-        """Describe regions by the likeliest words; call `eval()` first, as dropout acts otherwise.
+    def caption(
+        self,
+        semantic_tokens: Tensor,
+        max_tokens: int = 38,
+        temperature: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Describe regions; call `eval()` first, as dropout acts otherwise.
 
         Args:
             semantic_tokens: one for each region, [M, C].
             max_tokens: the most words of a caption, the end token included; at least 1, and
                 more than text_length - 2 are never given.
+            temperature: divides the logits that words are drawn by; 0 takes the likeliest word.
+            generator: where draws come from, on any device; by default torch's own.
 
         Returns:
             Word ids without the begin token, int64 [M, T]; pads follow the end token.
+
+        Raises:
+            ValueError: if the temperature is negative.
         """
-        return self.text_decoder.generate(semantic_tokens, max_tokens)
+        return self.text_decoder.generate(semantic_tokens, max_tokens, temperature, generator)
 
 
 def _initialize(module: nn.Module) -> None:

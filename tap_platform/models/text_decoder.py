@@ -42,22 +42,29 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
 
 
 class KeyValueCache:
-    """Keys and values of the positions that one block has seen, [M, heads, T, dim] each."""
+    """Keys and values of the positions that one block has seen."""
 
-    def __init__(self) -> None:
-        self.keys: Tensor | None = None
-        self.values: Tensor | None = None
-
-    def __len__(self) -> int:
-        return 0 if self.keys is None else self.keys.shape[2]
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.length = 0
+        self._kept: Tensor | None = None
+        """[2, M, heads, capacity, dim]; what lies behind `length` means nothing."""
 
     def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Add the keys and values of new positions; the keys and values of all."""
-        if self.keys is not None and self.values is not None:
-            keys = torch.cat((self.keys, keys), 2)
-            values = torch.cat((self.values, values), 2)
-        self.keys, self.values = keys, values
-        return keys, values
+        """Add [M, heads, T, dim] of T new positions each; the keys and values of all positions."""
+        if self._kept is None:
+            shape = (2, *keys.shape[:2], self.capacity, keys.shape[3])
+            self._kept = keys.new_empty(shape)
+        start, self.length = self.length, self.length + keys.shape[2]
+        self._kept[0, :, :, start : self.length] = keys
+        self._kept[1, :, :, start : self.length] = values
+        seen = self._kept[:, :, :, : self.length]
+        return seen[0], seen[1]
+
+    def keep(self, rows: Tensor) -> None:
+        """Forget all rows but those that bool [M] marks."""
+        if self._kept is not None:
+            self._kept = self._kept[:, rows]
 
 
 class CausalAttention(nn.Module):
@@ -128,7 +135,7 @@ class TextTransformer(nn.Module):
         Returns:
             [M, T, vocab_size].
         """
-        start = len(caches[0]) if caches else 0
+        start = caches[0].length if caches else 0
         angles = rotary_angles(start, x.shape[1], self.head_dim, x.device)
         for i, block in enumerate(self.blocks):
             x = block(x, angles, caches[i] if caches else None)
@@ -166,31 +173,78 @@ class TextDecoder(nn.Module):
         return self.transformer(self._embed(semantic_tokens, tokens))[:, 1:].float()
 
     @torch.no_grad()
-    def generate(self, semantic_tokens: Tensor, max_tokens: int) -> Tensor:
-        """Choose the likeliest word, one after the other, until every row has ended.
+    def generate(
+        self,
+        semantic_tokens: Tensor,
+        max_tokens: int,
+        temperature: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Choose word after word; a row that has ended leaves the batch.
 
         Args:
             semantic_tokens: [M, C].
             max_tokens: the most words of a row, END included; the decoder's positions bound it.
+            temperature: divides the logits that words are drawn by; 0 takes the likeliest word.
+            generator: where draws come from. A row's words depend on its own draws alone.
 
         Returns:
             Word ids without BEGIN, int64 [M, at most max_tokens]; after END a row is padded.
+
+        Raises:
+            ValueError: if the temperature is negative.
         """
-        caches = [KeyValueCache() for _ in self.transformer.blocks]
-        begin = torch.full((len(semantic_tokens), 1), BEGIN, device=semantic_tokens.device)
-        x = self._embed(semantic_tokens, begin)
-        ended = torch.zeros(len(begin), dtype=torch.bool, device=begin.device)
-        words: list[Tensor] = []
-        for _ in range(min(max_tokens, self.text_length - 2)):
-            word = self.transformer(x, caches)[:, -1].argmax(-1).masked_fill(ended, self.pad)
-            words.append(word)
-            ended = ended | (word == END)
-            if ended.all():
-                break
+        if temperature < 0:
+            raise ValueError(f"a temperature is 0 or more, not {temperature}")
+        count, device = len(semantic_tokens), semantic_tokens.device
+        steps = min(max_tokens, self.text_length - 2)
+        words = torch.full((count, steps), self.pad, device=device)
+        draws = _draws(count, steps, generator, device) if temperature else None
+        rows = torch.arange(count, device=device)
+        caches = [KeyValueCache(self.text_length) for _ in self.transformer.blocks]
+        x = self._embed(semantic_tokens, torch.full((count, 1), BEGIN, device=device))
+        for step in range(steps):
+            if not len(rows):
+                return words[:, :step]
+            logits = self.transformer(x, caches)[:, -1].float()
+            if draws is None:
+                word = logits.argmax(-1)
+            else:
+                word = draw_words(logits / temperature, draws[rows, step])
+            words[rows, step] = word
+            going_on = word != END
+            if not going_on.all():
+                rows, word = rows[going_on], word[going_on]
+                for cache in caches:
+                    cache.keep(going_on)
             x = self.transformer.tok_embeddings(word[:, None])
-        return torch.stack(words, 1)
+        return words
 
     def _embed(self, semantic_tokens: Tensor, tokens: Tensor) -> Tensor:
         prompt = self.encoder(semantic_tokens)[:, None]
         words = self.transformer.tok_embeddings(tokens)
         return torch.cat((prompt.to(words.dtype), words), 1)
+
+
+def _draws(
+    count: int, steps: int, generator: torch.Generator | None, device: torch.device
+) -> Tensor:
+    """Uniform numbers in [0, 1), float64 [count, steps], drawn where the generator lives."""
+    source = device if generator is None else generator.device
+    draws = torch.rand(count, steps, dtype=torch.float64, generator=generator, device=source)
+    return draws.to(device)
+
+
+def draw_words(logits: Tensor, draws: Tensor) -> Tensor:
+    """Turn uniform draws into words: a word's share of [0, 1) is its probability.
+
+    Args:
+        logits: [M, V].
+        draws: in [0, 1), float64 [M].
+
+    Returns:
+        Word ids, int64 [M].
+    """
+    ends = logits.double().softmax(-1).cumsum(-1)
+    # The last end may round to less than 1, so the draw is of what the ends add up to.
+    return torch.searchsorted(ends, draws[:, None] * ends[:, -1:], right=True)[:, 0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -48,15 +50,35 @@ class RelativePositionBias(nn.Module):
 
     def __init__(self, heads: int, window_size: int) -> None:
         super().__init__()
+        self._known: tuple[object, Tensor] | None = None
         self.weight = nn.Parameter(torch.zeros(heads, (2 * window_size - 1) ** 2))
-        self.register_buffer("index", _offset_index(window_size))
+        self.register_buffer("index", offset_index(window_size))
 
     def forward(self) -> Tensor:
-        """The bias of query i and key j, [heads, window_size**2, window_size**2]."""
-        return self.weight[:, self.index]
+        """The bias of query i and key j, [heads, window_size**2, window_size**2].
+
+        In evaluation without gradients it is kept until the weights change.
+        """
+        if self.training or torch.is_grad_enabled() or self.weight.is_inference():
+            self._known = None
+            return self._compute()
+        state = self.weight.data_ptr(), self.weight._version, self.weight.dtype
+        if self._known is None or self._known[0] != state:
+            self._known = state, self._compute()
+        return self._known[1]
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode, and forget the bias: not every way to change weights leaves a trace."""
+        self._known = None
+        return super().train(mode)
+
+    def _compute(self) -> Tensor:
+        flat = self.weight.index_select(1, self.index.flatten())
+        return flat.unflatten(1, self.index.shape)
 
 
-def _offset_index(window_size: int) -> Tensor:
+def offset_index(window_size: int) -> Tensor:
+    """For each query and key of a window, the place of their offset in a bias table, [N, N]."""
     y, x = torch.meshgrid(torch.arange(window_size), torch.arange(window_size), indexing="ij")
     y, x = y.flatten(), x.flatten()
     rows = y[:, None] - y[None, :] + window_size - 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import secrets
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -130,10 +131,7 @@ class RunDirectory:
                 "name, or resume the run"
             ) from error
         except OSError as error:
-            raise ValueError(
-                f"cannot write to the storage {storage} ({error.strerror}: {error.filename}): make "
-                "it writable, or choose another"
-            ) from error
+            raise _not_writable(storage, error) from error
         return run
 
     @classmethod
@@ -158,13 +156,39 @@ class RunDirectory:
         if found := runs.get(wanted) or by_project.get(wanted):
             return found
         near = difflib.get_close_matches(wanted.rpartition("/")[2], runs, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"{len(runs)} other runs lie there"
-        raise ValueError(f"there is no run {wanted!r} in {storage}: {hint}")
+        hint = f"did you mean {' or '.join(near)}?" if near else f"none of {len(runs)} is like it"
+        raise ValueError(
+            f"there is no run {wanted!r} in {storage}: {hint}; a run that lies elsewhere is named"
+            " by the path of its directory"
+        )
 
 
 def new_run_name(job_name: str) -> str:
     """A name that sorts by time and is used once: `tap_tiny_scenes-20261121-153000-a1b2` (UTC)."""
     return f"{job_name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def check_storage(storage: str | Path) -> None:
+    """Make sure that runs can be written to a storage, before anything is made for them.
+
+    Raises:
+        ValueError: It is a URL, or cannot be written.
+    """
+    path = local_path(storage)
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    try:
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise _not_writable(storage, error) from error
+
+
+def _not_writable(storage: str | Path, error: OSError) -> ValueError:
+    return ValueError(
+        f"cannot write to the storage {storage} ({error.strerror}: {error.filename}): make it"
+        " writable, or choose another"
+    )
 
 
 def local_path(storage: str | Path) -> Path:

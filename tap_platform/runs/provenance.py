@@ -59,10 +59,12 @@ def collect(
     """Look around; imports none of the packages.
 
     Args:
-        folder: A folder of the checkout; the working directory by default.
+        folder: A folder of the checkout; by default that of the code which runs, wherever the
+            caller stands, if it is in one.
         config_hash: Hash of the resolved config.
         data_hash: Hash of the data set's index.
     """
+    folder = folder or _checkout_of(Path(__file__))
     revision = _git(folder, "rev-parse", "HEAD")
     changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
     return Provenance(
@@ -77,7 +79,15 @@ def collect(
     )
 
 
+def _checkout_of(code: Path) -> Path | None:
+    """The folder of a file that git tracks; a package inside another checkout is not tracked."""
+    tracked = _git(code.parent, "ls-files", "--error-unmatch", code.name)
+    return code.parent if tracked is not None else None
+
+
 def _git(folder: Path | None, *arguments: str) -> str | None:
+    if folder is None:
+        return None
     try:
         done = subprocess.run(
             ["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10, check=True

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -82,7 +83,10 @@ def test_mistakes_end_a_process_with_a_message_and_no_traceback(tmp_path):
     assert done.stderr == f"tap: {JOB}: unknown key 'lr'; did you mean 'optimizer.lr'?\n"
 
 
-@pytest.mark.parametrize("verb", [(), ("plan",), ("train",), ("sync",), ("data", "import", "coco")])
+@pytest.mark.parametrize(
+    "verb",
+    [(), ("plan",), ("train",), ("sync",), ("predict",), ("app",), ("data", "import", "coco")],
+)
 def test_every_verb_explains_itself(tap, verb):
     for flag in ("-h", "--help"):
         status, output, errors = tap(*verb, flag)
@@ -97,9 +101,10 @@ def test_the_version_is_that_of_the_package(tap):
 
 
 def test_a_plan_as_json_is_the_resolved_job_and_its_arithmetic(tap):
-    status, output, _ = tap("plan", JOB, "scale.workers=2", "training.micro_batch=1", "--json")
+    changes = ("training.global_batch=8", "scale.workers=2", "training.micro_batch=1")
+    status, output, _ = tap("plan", JOB, *changes, "--json")
     plan = json.loads(output)
-    job = load_job(JOB, ["scale.workers=2", "training.micro_batch=1"])
+    job = load_job(JOB, changes)
     assert status == 0
     assert plan["job"] == job.model_dump(mode="json")
     assert plan["identity"] == job.identity
@@ -107,12 +112,21 @@ def test_a_plan_as_json_is_the_resolved_job_and_its_arithmetic(tap):
 
 
 def test_a_plan_for_people_tells_config_parameters_and_batches(tap):
-    status, output, _ = tap("plan", JOB, "scale.workers=2")
+    changes = ("training.max_steps=400", "training.global_batch=8", "scale.workers=2")
+    status, output, _ = tap("plan", JOB, *changes)
     assert status == 0
     assert "max_steps: 400" in output
-    assert load_job(JOB, ["scale.workers=2"]).identity in output
+    assert load_job(JOB, changes).identity in output
     assert "image_encoder" in output
     assert "A global batch of 8 images = 2 workers x 4 images x 1 micro-batches" in output
+
+
+def test_shards_of_others_are_indexed(tap, tmp_path):
+    with tarfile.open(tmp_path / "sa_000000.tar", "w") as tar:
+        for name in ("./sa_1.jpg", "./sa_1.json", "./sa_2.jpg", "./sa_2.json"):
+            tar.addfile(tarfile.TarInfo(name))
+    assert tap("data", "index", tmp_path) == (0, f"{tmp_path}: 2 samples in 1 shards\n", "")
+    assert (tmp_path / "index.json").exists()
 
 
 def test_the_schema_is_json(tap):
@@ -128,7 +142,7 @@ def test_the_schema_is_json(tap):
         (["plan", "nowhere.yaml"], "'nowhere.yaml' does not exist"),
         (["plan", JOB, "optimizer.lrr=3"], "did you mean 'optimizer.lr'?"),
         (["plan", JOB, "optimizer.lr"], "expected key=value"),
-        (["plan", JOB, "scale.workers=3"], "take one of 1, 2, 4, 8 workers"),
+        (["plan", JOB, "scale.workers=3"], "take one of 1, 2, 4 workers"),
         (["plam"], "No such command 'plam'"),
         (["train"], "name a job file, such as"),
         (["train", JOB, "--resume", "run"], "--resume takes the job from the run; leave out"),
@@ -138,6 +152,7 @@ def test_the_schema_is_json(tap):
         (["data", "scenes", "out", "--size", "8"], "Invalid value for '--size'"),
         (["data", "import", "coco", "in", "out", "--val-fraction", "1"], "'--val-fraction'"),
         (["data", "import", "coco", "nowhere", "out"], "no such folder: nowhere"),
+        (["data", "index", "nowhere"], "no tars in nowhere"),
         (["data", "import", "coco", "in", "out", "--vocabulary", "coco"], "Did you mean coco_80?"),
     ],
 )

@@ -70,6 +70,11 @@ def test_a_key_in_the_wrong_section_is_told_where_it_belongs(changes, place):
     assert complaint(**changes).endswith(f"; did you mean {place!r}?")
 
 
+def test_a_key_of_another_kind_is_told_where_it_goes():
+    told = complaint(data={"val_fraction": 0.5})
+    assert told.endswith("unknown key 'data.val_fraction'; it goes with data.source=coco")
+
+
 def test_a_key_like_no_other_is_told_what_stands_beside_it():
     told = complaint(schedule={"zzz": 1})
     assert told.endswith("'schedule.zzz'; known: final_factor, warmup_factor, warmup_steps")
@@ -220,3 +225,15 @@ def test_every_section_and_field_explains_itself():
     ]
     assert silent == []
     assert all(section.__doc__ for section in sections)
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"seed": 2**32}, "seed"),
+        ({"data": {"seed": 2**32}}, "data.seed"),
+        ({"data": {"scene_seed": 2**64}}, "data.scene_seed"),
+    ],
+)
+def test_a_seed_that_a_worker_would_refuse_is_refused_before(changes, key):
+    assert complaint(**changes).startswith(f"job.yaml: {key}: input should be less than 4294967296")

@@ -207,7 +207,9 @@ def test_an_import_that_is_there_is_kept(tmp_path):
         ({"bbox": [10.0, 5.0, 0.0, 9.0]}, "no area"),
         ({"bbox": [10.0, 5.0, 9.0]}, "four finite numbers"),
         ({"category_id": 77}, "category_id 77 is not among the categories"),
+        ({"category_id": [1]}, "category_id [1] is not among the categories"),
         ({"image_id": 77}, "image_id is not among the images"),
+        ({"image_id": [1]}, "image_id is not among the images"),
     ],
 )
 def test_faulty_annotations_are_quarantined(tmp_path, changes, reason):
@@ -230,6 +232,8 @@ def test_faulty_annotations_are_quarantined(tmp_path, changes, reason):
         (jpeg(), {"file_name": "../1.jpg"}, "outside the folder"),
         (jpeg(), {"file_name": 1}, "no proper file_name"),
         (jpeg(), {"id": 2}, "appears twice"),
+        (jpeg(), {"id": "000000000002"}, "another image has the key 000000000002"),
+        (jpeg(), {"id": ""}, "id is empty"),
     ],
 )
 def test_faulty_images_are_quarantined(tmp_path, data, changes, reason):
@@ -244,6 +248,32 @@ def test_faulty_images_are_quarantined(tmp_path, data, changes, reason):
     assert report.faulty_images == 1
     assert sum(report.images.values()) == 3
     assert any(reason in each["reason"] for each in faults(tmp_path / "out"))
+
+
+def test_an_annotation_without_id_is_no_faulty_image(tmp_path):
+    content = record()
+    content["annotations"].append(annotation(None, 1, segmentation=[]))
+    report, listed = quarantined(tmp_path, content)
+    assert (report.faulty_images, report.faulty_annotations) == (0, 1)
+    assert listed[0]["annotation"] == "without id"
+
+
+def test_ids_with_slashes_become_keys_and_captions_phrases(tmp_path):
+    content = record()
+    content["images"][1]["id"] = "train/1.a"
+    for each, captions in zip(content["annotations"], ("a cat", 5, [None, "two"]), strict=False):
+        each["captions"] = captions
+        if each["image_id"] == 1:
+            each["image_id"] = "train/1.a"
+    report = run(folder(tmp_path / "coco", content), tmp_path / "out")
+    assert (report.faulty_images, report.faulty_annotations) == (0, 0)
+    raws = read(tmp_path / "out", "train") | read(tmp_path / "out", "val")
+    phrases = {
+        key: orjson.loads(raw.annotation)["annotations"][0].get("phrases", [])
+        for key, raw in raws.items()
+    }
+    assert list(phrases.pop("train-1-a")) == []
+    assert sorted(map(list, phrases.values())) == [[], ["a cat"], ["two"]]
 
 
 def broken(tmp_path, content):

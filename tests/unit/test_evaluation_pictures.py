@@ -100,8 +100,8 @@ def test_a_right_concept_is_green_and_a_wrong_one_red(example):
 
 
 def test_masks_are_tinted_inside_and_outlined(example):
-    picture = pictures._fitted(example.picture, 600)
-    shown = np.asarray(pictures._with_mask(picture, example.true_mask, pictures.TRUE))
+    picture = pictures.fitted(example.picture, 600)
+    shown = np.asarray(pictures.with_mask(picture, example.true_mask, pictures.TRUE))
     assert shown.shape == (400, 600, 3)
     inside, outside = shown[200, 350], shown[50, 50]
     assert inside[2] > inside[0]  # bluish
@@ -112,7 +112,7 @@ def test_masks_are_tinted_inside_and_outlined(example):
 
 
 def test_prompts_are_drawn_where_they_are(example):
-    picture = pictures._fitted(example.picture, 600)
+    picture = pictures.fitted(example.picture, 600)
     boxed = np.asarray(pictures._with_prompt(picture, example))
     assert (boxed[200, 196:202] == pictures.PROMPT).all(1).any()
     assert (boxed[200, 300] == 90).all()

@@ -124,6 +124,16 @@ def test_a_storage_that_cannot_be_written_is_refused(tmp_path):
         create_run(make_job(tmp_path))
 
 
+def test_the_storage_is_looked_at_before_data_is_made(tmp_path):
+    (tmp_path / "runs").write_text("a file is in the way")
+    job = make_job(tmp_path, source="scenes", train_scenes=4, val_scenes=1, scene_size=64)
+    with pytest.raises(ValueError, match="cannot write to the storage"):
+        create_run(job)
+    with pytest.raises(ValueError, match="is a URL"):
+        create_run(job.model_copy(update={"storage": "s3://bucket/runs"}))
+    assert not (tmp_path / "set").exists()
+
+
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that nobody writes to")
 def test_a_data_folder_that_cannot_be_written_is_refused(tmp_path):
     refused(tmp_path, "cannot write to /proc/scenes", source="scenes", path="/proc/scenes")

@@ -98,7 +98,7 @@ def test_transformer_is_wired_as_in_segment_anything(dropout):
         nn.init.normal_(parameter, std=0.4)
     tokens, image, code = torch.randn(5, 4, 16), torch.randn(2, 6, 16), torch.randn(6, 16)
     image_index = torch.tensor([1, 0, 0, 1, 1])
-    ours = made(tokens, image, code, image_index)
+    ours = made(tokens, made.prepare(image, code), image_index)
     expected = two_way(made, tokens, image[image_index], code, scale=1 - dropout)
     torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
 
@@ -138,14 +138,48 @@ def test_tokens_are_semantic_then_iou_then_mask_then_prompts(decoder):
         assert torch.equal(read[f"mask {i}"], answered[:, 5 + i])
 
 
+def upscale(decoder, image):
+    """The transposed convolutions as such, on maps."""
+    first, norm, _, second, _ = decoder.output_conv
+    x = nn.functional.conv_transpose2d(image, first.weight, first.bias, stride=2)
+    x = norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    x = nn.functional.gelu(x)
+    x = nn.functional.conv_transpose2d(x, second.weight, second.bias, stride=2)
+    return nn.functional.gelu(x)
+
+
 def test_masks_are_filters_over_the_upscaled_image(decoder):
     seen = {}
-    decoder.output_conv.register_forward_hook(lambda _, args, out: seen.update(pixels=out))
+    for parameter in decoder.output_conv.parameters():
+        nn.init.normal_(parameter)
+    decoder.transformer.register_forward_hook(lambda _, args, out: seen.update(image=out[1]))
     decoder.mask_pred[2].register_forward_hook(lambda _, args, out: seen.update(filter=out))
     masks = decode(decoder).masks
     assert masks.shape == (3, 4, 16, 24)
-    expected = torch.einsum("mc,mchw->mhw", seen["filter"], seen["pixels"])
-    torch.testing.assert_close(masks[:, 2], expected)
+    pixels = upscale(decoder, seen["image"].transpose(1, 2).unflatten(2, (4, 6)))
+    expected = torch.einsum("mc,mchw->mhw", seen["filter"], pixels)
+    torch.testing.assert_close(masks[:, 2], expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_prompts_that_take_turns_get_the_same_answers(decoder, count):
+    inputs = (
+        torch.randn(3, 16, 4, 6),
+        torch.randn(24, 16),
+        torch.randn(count, 2, 16),
+        torch.tensor([2, 0, 2, 0, 2])[:count],
+    )
+    together = decoder(*inputs)
+    calls = []
+    decoder.sem_pred.register_forward_hook(lambda _, args, out: calls.append(len(args[0])))
+    two_prompts = 2 * 5 * 24 * 16 * 4
+    with torch.no_grad():
+        in_turns = decoder(*inputs, memory_budget=two_prompts)
+    assert calls == ([1] if count == 1 else [2, 2, 1])
+    for ours, expected in zip(in_turns, together, strict=True):
+        torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-4)
+    decoder(*inputs, memory_budget=1)
+    assert calls[-1] == count
 
 
 def test_no_prompt_gives_empty_answers_with_gradients(decoder):

@@ -68,6 +68,25 @@ def test_attention_adds_the_bias_to_scaled_scores():
     torch.testing.assert_close(attention(x), expected)
 
 
+@pytest.mark.parametrize("grow", ["in place", "loaded", "assigned", "by data in training"])
+def test_bias_is_kept_in_evaluation_until_the_weights_change(grow):
+    made = RelativePositionBias(heads=2, window_size=2).eval()
+    with torch.no_grad():
+        first = made()
+        assert made() is first
+        grown = {"weight": made.weight + 1, "index": made.index}
+        if grow == "in place":
+            made.weight.add_(1)
+        elif grow == "by data in training":
+            made.train()
+            made.weight.data += 1
+            made.eval()
+        else:
+            made.load_state_dict(grown, assign=grow == "assigned")
+        assert torch.equal(made(), torch.ones(2, 4, 4))
+    assert made().requires_grad
+
+
 def test_windows_do_not_see_each_other_inside_a_block():
     block = WindowBlock(dim=16, heads=2, window_size=2, drop_path=0.0)
     x = torch.randn(3, 4, 16)

@@ -5,7 +5,14 @@ import torch
 from torch import nn
 
 from tap_platform.models import TapConfig
-from tap_platform.models.text_decoder import BEGIN, END, TextDecoder, rotary_angles, rotate
+from tap_platform.models.text_decoder import (
+    BEGIN,
+    END,
+    TextDecoder,
+    draw_words,
+    rotary_angles,
+    rotate,
+)
 
 CONFIG = TapConfig.preset(
     "tiny", embed_dim=16, text_dim=32, text_heads=2, text_length=10, vocab_size=20
@@ -18,7 +25,9 @@ def decoder():
     torch.manual_seed(0)
     made = TextDecoder(CONFIG).eval()
     for parameter in made.parameters():
-        nn.init.normal_(parameter, std=0.3)
+        # Biases are small, or one word is likeliest whatever went before.
+        nn.init.normal_(parameter, std=0.4 if parameter.ndim == 2 else 0.1)
+    made.transformer.norm.reset_parameters()
     return made
 
 
@@ -86,7 +95,7 @@ def test_caption_is_the_likeliest_word_after_word(decoder):
 
 
 def test_caption_pads_after_the_end_and_stops_when_all_rows_ended(decoder):
-    script = iter(([5, END, 6], [END, 7, 8], [9, 9, END], [4, 4, 4]))
+    script = iter(([5, END, 6], [END, 8], [END], [4]))
 
     def scripted(x, caches):
         return torch.eye(20)[torch.tensor(next(script))][:, None].expand(-1, x.shape[1], -1)
@@ -98,6 +107,78 @@ def test_caption_pads_after_the_end_and_stops_when_all_rows_ended(decoder):
         [END, pad, pad],
         [6, 8, END],
     ]
+
+
+def greedy_without_cache(decoder, semantic, most):
+    """Every word from the whole text so far; a row pads after its end."""
+    words = torch.full((len(semantic), 1), BEGIN)
+    for _ in range(most):
+        likeliest = decoder(semantic, words)[:, -1].argmax(-1)
+        ended = (words == END).any(1)
+        words = torch.cat((words, likeliest.masked_fill(ended, decoder.pad)[:, None]), 1)
+        if (words == END).any(1).all():
+            break
+    return words[:, 1:]
+
+
+def test_rows_that_end_leave_the_batch_and_change_no_other(decoder):
+    semantic = 3 * torch.randn(64, 16)
+    said = nn.functional.one_hot(decoder.generate(semantic, max_tokens=8), 20).amax(1)
+    halfway = int((said.float().mean(0) - 0.5).abs().argmin())
+    with torch.no_grad():  # a word that about half of the rows say becomes the end
+        words = decoder.transformer.text_proj.weight
+        words[[END, halfway]] = words[[halfway, END]]
+    rows = []
+    decoder.transformer.register_forward_hook(lambda _, args, out: rows.append(len(args[0])))
+    caption = decoder.generate(semantic, max_tokens=8)
+    seen, living = list(rows), [64]
+    for step in range(caption.shape[1] - 1):
+        living.append(int((~(caption[:, : step + 1] == END).any(1)).sum()))
+    assert seen == living
+    assert 0 < living[-1] < 48
+    assert len(set(living)) > 2
+    assert torch.equal(caption, greedy_without_cache(decoder, semantic, 8))
+
+
+def test_at_most_text_length_less_two_words_are_given(decoder):
+    with torch.no_grad():
+        decoder.transformer.text_proj.weight[END] = 0
+    assert decoder.generate(torch.randn(2, 16), max_tokens=50).shape == (2, 8)
+
+
+def test_words_are_drawn_by_their_probability():
+    logits = torch.tensor([[0.0, -torch.inf, 1.0, 2.0]])
+    draws = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000
+    words = draw_words(logits.expand(10_000, -1), draws)
+    shares = words.bincount(minlength=4) / 10_000
+    torch.testing.assert_close(shares, logits[0].softmax(-1), atol=2e-4, rtol=0)
+    assert draw_words(logits, torch.tensor([1 - 2**-53], dtype=torch.float64)).item() == 3
+
+
+def test_sampling_depends_on_the_generator_and_the_temperature(decoder):
+    semantic = torch.randn(8, 16)
+
+    def sample(seed, temperature):
+        return decoder.generate(semantic, 8, temperature, torch.Generator().manual_seed(seed))
+
+    assert torch.equal(sample(1, 1.0), sample(1, 1.0))
+    assert not torch.equal(sample(1, 1.0), sample(2, 1.0))
+    assert torch.equal(sample(1, 1e-6), decoder.generate(semantic, 8))
+
+
+def test_a_row_is_drawn_alike_whenever_others_end(decoder):
+    semantic = torch.randn(6, 16)
+    both = [
+        decoder.generate(rows, 8, 1.0, torch.Generator().manual_seed(3))
+        for rows in (semantic, torch.cat((semantic[:5], semantic[:1] + 1)))
+    ]
+    length = min(caption.shape[1] for caption in both)
+    assert torch.equal(both[0][:5, :length], both[1][:5, :length])
+
+
+def test_a_negative_temperature_is_refused(decoder):
+    with pytest.raises(ValueError, match="temperature is 0 or more, not -1"):
+        decoder.generate(torch.randn(1, 16), 4, -1.0)
 
 
 def test_no_region_gives_no_caption(decoder):

@@ -45,7 +45,7 @@ def test_find_names_the_nearest(run):
 
 
 def test_find_in_an_empty_storage_says_so(tmp_path):
-    with pytest.raises(ValueError, match=r"no run 'x' in .* 0 other runs"):
+    with pytest.raises(ValueError, match=r"no run 'x' in .* none of 0 is like it.* by the path"):
         RunDirectory.find(tmp_path, "x")
 
 
@@ -240,6 +240,15 @@ def test_provenance_tells_the_checkout(tmp_path):
     assert tags["data.hash"] == "d"
     assert "config.hash" not in tags
     assert "package.torch" in tags
+
+
+def test_provenance_is_that_of_the_code_wherever_one_stands(tmp_path, monkeypatch):
+    here = provenance.collect().git_revision
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["git", "init", "-q"], check=True)
+    assert provenance.collect().git_revision == here
+    (tmp_path / "installed.py").write_text("")
+    assert provenance._checkout_of(tmp_path / "installed.py") is None
 
 
 def test_the_run_directory_costs_no_heavy_import():

@@ -1,0 +1,1 @@
+"""The papers' evaluations: segmentation, zero-shot classification, prompts and captions."""

@@ -1,0 +1,123 @@
+"""A model from wherever its weights lie: a run, a released file, or a file that a run exported."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from datamodules.vocabulary import Vocabulary
+from tap_platform.config.job import JobConfig
+from tap_platform.config.load import validate_job
+from tap_platform.launch.prepare import data_folder
+from tap_platform.models import Tap, load_released_weights
+from tap_platform.models.released import WEIGHT_SUFFIXES
+from tap_platform.runs import checkpoints
+from tap_platform.runs.directory import RunDirectory
+from tap_platform.runs.files import read_json
+from tap_platform.training.weights import load_model_weights
+
+VOCABULARY = "vocabulary.safetensors"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready for inference, and what is known about it."""
+
+    model: Tap
+    """In evaluation mode, float32, on the CPU."""
+    vocabulary: Vocabulary | None
+    """The concepts that it was trained with, as far as they are still there."""
+    preset: str | None
+    """The preset whose sizes the model has; None for sizes of its own."""
+    origin: str
+    """Where the weights come from, for people."""
+    temperature: float = 0.01
+    """What cosines with concepts are divided by."""
+
+
+@dataclass(frozen=True)
+class RunWeights:
+    """The newest committed checkpoint of a run, as a model."""
+
+    run: RunDirectory
+    job: JobConfig
+    model: Tap
+    step: int
+
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """The concepts of the run's data; None where the data has gone."""
+        path = data_folder(self.job.data) / VOCABULARY
+        return Vocabulary.load(path) if path.is_file() else None
+
+
+def load_weights(source: str | Path, storage: str = "runs") -> Loaded:
+    """Load a model from a run or from a file.
+
+    Args:
+        source: a run's name or directory (its newest committed checkpoint is taken), or a file:
+            a released `.pkl`, a `.safetensors` that `tap export` wrote, a torch state dict. The
+            concepts of a file are read from `vocabulary.safetensors` beside it, if it is there.
+        storage: where to look for a run's name.
+
+    Raises:
+        ValueError: if there is neither such a run nor such a file, the run has no sound checkpoint,
+            or the file does not hold the weights of a model.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        return _from_file(path)
+    if path.suffix in WEIGHT_SUFFIXES:
+        raise ValueError(f"there is no file {path}: give weights that exist, or the name of a run")
+    found = load_run(source, storage)
+    return Loaded(
+        model=found.model,
+        vocabulary=found.vocabulary,
+        preset=found.job.model.preset_name,
+        origin=f"run {found.run.name}, step {found.step}",
+        temperature=found.job.recipe.objective.temperature,
+    )
+
+
+def load_run(name: str | Path, storage: str = "runs") -> RunWeights:
+    """Load the newest committed checkpoint of a run.
+
+    Args:
+        name: the run's name, or the path of its directory.
+        storage: where to look for a name.
+
+    Raises:
+        ValueError: if there is no such run, or it has no sound checkpoint.
+    """
+    run = RunDirectory.find(storage, name)
+    job = validate_job(read_json(run.config), where=str(run.config))
+    newest = checkpoints.latest(
+        run.checkpoints, on_skipped=lambda folder, why: logging.warning("%s: %s", folder, why)
+    )
+    if newest is None:
+        raise ValueError(f"{run.path} has no committed checkpoint yet: train it further first")
+    model = Tap(job.model)
+    model.load_state_dict(load_model_weights(newest))
+    return RunWeights(run, job, model.eval(), checkpoints.step_of(newest))
+
+
+def _from_file(path: Path) -> Loaded:
+    model = load_released_weights(path).eval()
+    vocabulary = _vocabulary_beside(path, model.config.concept_dim)
+    return Loaded(
+        model=model,
+        vocabulary=vocabulary,
+        preset=model.config.preset_name,
+        origin=f"file {path}",
+        temperature=vocabulary.temperature if vocabulary else 0.01,
+    )
+
+
+def _vocabulary_beside(path: Path, width: int) -> Vocabulary | None:
+    """The vocabulary in the folder of a file, unless it belongs to another concept space."""
+    beside = path.parent / VOCABULARY
+    if not beside.is_file():
+        return None
+    vocabulary = Vocabulary.load(beside)
+    return vocabulary if vocabulary.embeddings.shape[1] == width else None
