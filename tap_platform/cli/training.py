@@ -1,0 +1,75 @@
+"""Verbs that plan, train and follow runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from tap_platform.cli.options import FILE
+
+
+@click.command()
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+def demo(overrides: tuple[str, ...]) -> None:
+    """Train a tiny TAP on made scenes, and show what it learned."""
+    from tap_platform.launch.demo import run_demo
+
+    run_demo(overrides)
+
+
+@click.command()
+@click.argument("spec", type=FILE, required=False)
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--resume", "run", metavar="RUN", help="Go on from a run's last checkpoint.")
+def train(spec: Path | None, overrides: tuple[str, ...], run: str | None) -> None:
+    """Train the job SPEC, then evaluate it on held-out images.
+
+    `tap train --resume RUN` takes the job from the run directory; RUN is its name or its path.
+    """
+    from tap_platform.launch.train import resume_run, start_run
+
+    if run is not None:
+        given = ([str(spec)] if spec else []) + list(overrides)
+        if given:
+            raise click.UsageError(f"--resume takes the job from the run; leave out {given[0]!r}")
+        resume_run(run)
+    elif spec is None:
+        raise click.UsageError("name a job file, such as jobs/tap_tiny_scenes.yaml")
+    else:
+        start_run(spec, overrides)
+
+
+@click.command()
+@click.argument("run")
+def sync(run: str) -> None:
+    """Send the tracker of RUN what it lacks: it was down, or too slow, while the run went on."""
+    from tap_platform.runs.tracking.sync import sync_run
+
+    click.echo(f"sent {sync_run(run)} records and files")
+
+
+@click.command()
+@click.argument("spec", type=FILE)
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
+def plan(spec: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Show the resolved job, its parameter counts and its batch arithmetic."""
+    from tap_platform.config.load import load_job
+    from tap_platform.launch.plan import make_plan, print_plan
+
+    made = make_plan(load_job(spec, overrides))
+    if as_json:
+        click.echo(made.model_dump_json(indent=2))
+    else:
+        print_plan(made)
+
+
+@click.command()
+def schema() -> None:
+    """Print the JSON schema of a job file, for editors."""
+    import json
+
+    from tap_platform.config.schema import job_schema
+
+    click.echo(json.dumps(job_schema(), indent=2))
