@@ -18,7 +18,8 @@ from tap_platform.runs.status import read_status
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 README = (REPOSITORY / "README.md").read_text()
-SMALL = """model.image_size=64 model.window_size=2 training.max_steps=2 checkpoint.every_steps=1
+SMALL = """model.image_size=64 model.window_size=2 training.max_steps=2 schedule.warmup_steps=0
+ checkpoint.every_steps=1
  evaluation.images=4 evaluation.final_images=4 evaluation.pictures=2"""
 SMALL_SCENES = "data.train_scenes=16 data.val_scenes=4 data.scene_size=64"
 
