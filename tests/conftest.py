@@ -35,9 +35,10 @@ def ray_cluster():
 
     from tap_platform.launch.ray_session import start_ray
 
+    before = set(psutil.Process().children(recursive=True))
     start_ray(cpus=6)
     yield
-    processes = psutil.Process().children(recursive=True)
+    processes = set(psutil.Process().children(recursive=True)) - before
     ray.shutdown()
     _, alive = psutil.wait_procs(processes, timeout=30)
     assert not alive, f"Ray's processes outlive the tests: {alive}"
