@@ -5,6 +5,8 @@ The weights are those of the model it is given; only the computation differs fro
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -81,7 +83,8 @@ def _attend(attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> 
 
 
 def _masks(decoder: ImageDecoder, tokens: Tensor, image: Tensor) -> Tensor:
-    first, norm, _, second, _ = decoder.output_conv
+    layers: Any = decoder.output_conv
+    first, norm, _, second, _ = layers
     x = F.conv_transpose2d(image, first.weight, first.bias, stride=2).permute(0, 2, 3, 1)
     x = F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
     x = F.gelu(x.permute(0, 3, 1, 2))

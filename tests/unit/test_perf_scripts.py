@@ -133,3 +133,47 @@ def test_ratios_leave_out_the_way_that_was_not_measured():
         "stream_local_to_limit": 2,
         "stream_local_to_jpeg": 2.5,
     }
+
+
+@pytest.fixture
+def questions():
+    from decoder import Questions
+
+    return Questions("tiny", prompts=5, words=6, device="cpu")
+
+
+def test_plain_decoders_answer_as_ours(questions):
+    from decoder import compare
+
+    differences = compare(questions)
+    assert differences.pop("same_words") == 1
+    assert max(differences.values()) < 5e-5
+
+
+def test_plain_decoders_have_our_gradients(questions):
+    from decoder import PRODUCTS
+
+    found = []
+    for decode, _ in PRODUCTS.values():
+        questions.image.requires_grad_().grad = None
+        questions.tap.zero_grad()
+        sum(part.square().mean() for part in questions.answer(decode)).backward()
+        decoder = questions.tap.image_decoder
+        found.append(
+            {"image": questions.image.grad, **{n: p.grad for n, p in decoder.named_parameters()}}
+        )
+    ours, plain = found
+    for name, gradient in plain.items():
+        error = (ours[name] - gradient).norm()
+        assert error <= 1e-3 * gradient.norm() + 1e-6, name
+
+
+def test_every_task_of_the_decoders_is_done_both_ways(questions):
+    from decoder import TASKS, ways_of
+
+    for task in TASKS:
+        ways = ways_of(questions, task)
+        assert list(ways) == ["ours", "plain"]
+        for way in ways.values():
+            way()
+    assert not questions.image.requires_grad
