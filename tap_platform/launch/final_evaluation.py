@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import torch
@@ -20,13 +19,12 @@ from tap_platform.evaluation.regions import evaluate_regions
 from tap_platform.evaluation.scores import RegionScores
 from tap_platform.evaluation.table import score_dict, score_markdown, score_table
 from tap_platform.launch.prepare import data_folder
+from tap_platform.launch.weights_source import load_run
 from tap_platform.models import Tap
 from tap_platform.recipes.mae import load_mae_weights
-from tap_platform.runs import checkpoints
 from tap_platform.runs.directory import RunDirectory
 from tap_platform.runs.files import write_atomic, write_json, write_picture
 from tap_platform.runs.metrics import MetricsWriter
-from tap_platform.training.weights import load_model_weights
 
 IMAGES_PER_BATCH = 8
 MEASURED_IMAGES = 1024
@@ -45,7 +43,8 @@ def evaluate_run(job: JobConfig, run: RunDirectory, console: Console) -> dict[st
     folder = data_folder(job.data)
     vocabulary = Vocabulary.load(folder / "vocabulary.safetensors")
     embeddings = torch.from_numpy(vocabulary.embeddings)
-    trained, step = _trained_model(job, run)
+    found = load_run(run.path)
+    trained, step = found.model, found.step
     held_out = _stream(job, folder / "val", vocabulary, job.evaluation.final_images)
     with Progress(console=console, transient=True) as bar:
 
@@ -76,17 +75,6 @@ def evaluate_run(job: JobConfig, run: RunDirectory, console: Console) -> dict[st
     if vocabulary.kind == "category_names":
         console.print("concept priors: embeddings of the category names, not of a CLIP teacher")
     return scores
-
-
-def _trained_model(job: JobConfig, run: RunDirectory) -> tuple[Tap, int]:
-    newest = checkpoints.latest(
-        run.checkpoints, on_skipped=lambda folder, why: logging.warning("%s: %s", folder, why)
-    )
-    if newest is None:
-        raise ValueError(f"{run.path} has no checkpoint to evaluate")
-    model = Tap(job.model)
-    model.load_state_dict(load_model_weights(newest))
-    return model, checkpoints.step_of(newest)
 
 
 def _untrained_model(job: JobConfig) -> Tap:
