@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from datamodules import provenance
-from datamodules.files import atomic_folder, reason
+from datamodules.decoding.pictures import picture_size
 from datamodules.importers.coco_files import (
     CocoFolder,
     CocoImage,
@@ -25,9 +24,10 @@ from datamodules.importers.coco_files import (
     unknown_categories,
 )
 from datamodules.importers.coco_regions import region_of
-from datamodules.pictures import picture_size
-from datamodules.records import Region, Sample
-from datamodules.shards import ShardWriter
+from datamodules.shards import provenance
+from datamodules.shards.records import Region, Sample
+from datamodules.shards.writer import ShardWriter
+from datamodules.storage import atomic_folder, reason
 from datamodules.vocabulary import Vocabulary
 
 IMPORTER = 1

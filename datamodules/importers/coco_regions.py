@@ -8,8 +8,8 @@ from typing import Any
 
 from pycocotools import mask as coco_mask
 
-from datamodules.rasterize import run_lengths
-from datamodules.records import Region
+from datamodules.decoding.rasterize import run_lengths
+from datamodules.shards.records import Region
 
 
 def region_of(record: dict[str, Any], height: int, width: int, category: str) -> Region:

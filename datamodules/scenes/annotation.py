@@ -10,7 +10,6 @@ import simplejpeg
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from datamodules.records import Region, Sample
 from datamodules.scenes.appearance import CONCEPTS, TEXTURES
 from datamodules.scenes.layout import (
     MIN_VISIBLE_PIXELS,
@@ -22,6 +21,7 @@ from datamodules.scenes.layout import (
 )
 from datamodules.scenes.painting import paint
 from datamodules.scenes.phrases import part_phrases, scene_phrases, visible_box
+from datamodules.shards.records import Region, Sample
 from datamodules.vocabulary import name_embeddings
 
 JPEG_QUALITY = 92

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from datamodules.files import atomic_folder
-from datamodules.index import INDEX_NAME, sha256
-from datamodules.records import Sample
 from datamodules.scenes.annotation import SPLITS, make_sample
 from datamodules.scenes.appearance import CONCEPTS
-from datamodules.shards import ShardWriter
+from datamodules.shards.index import INDEX_NAME, sha256
+from datamodules.shards.records import Sample
+from datamodules.shards.writer import ShardWriter
+from datamodules.storage import atomic_folder
 from datamodules.vocabulary import Vocabulary
 from tap_platform.config.data import ScenesSource
 

@@ -42,7 +42,7 @@ def data_scenes(
 @click.argument("folder", type=FOLDER)
 def data_index(folder: Path) -> None:
     """Index the tars of FOLDER, such as SA-1B's own, without changing them."""
-    from datamodules.index import index_shards
+    from datamodules.shards.index import index_shards
 
     index = index_shards(folder)
     click.echo(f"{folder}: {len(index)} samples in {len(index.names)} shards")

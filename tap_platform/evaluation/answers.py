@@ -13,7 +13,7 @@ from tap_platform.evaluation.interior import interior_cells
 from tap_platform.objectives.prompts import Prompts, box_prompts, click_prompts
 
 if TYPE_CHECKING:
-    from datamodules.batch import RegionBatch
+    from datamodules.stream.batch import RegionBatch
     from tap_platform.models import RegionOutput, Tap
 
 

@@ -14,7 +14,7 @@ from tap_platform.evaluation.scores import RegionScores, region_sums
 from tap_platform.objectives.segmentation import mask_area, mask_iou
 
 if TYPE_CHECKING:
-    from datamodules.batch import RegionBatch
+    from datamodules.stream.batch import RegionBatch
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from tap_platform.objectives.routing import route
 from tap_platform.objectives.segmentation import actual_iou, mask_area
 
 if TYPE_CHECKING:
-    from datamodules.batch import RegionBatch
+    from datamodules.stream.batch import RegionBatch
     from tap_platform.models import Tap
 
 SMALLEST_SHOWN = 0.01

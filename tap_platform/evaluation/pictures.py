@@ -13,7 +13,7 @@ from torch import Tensor
 from tap_platform.evaluation.examples import Example, collect_examples
 
 if TYPE_CHECKING:
-    from datamodules.batch import RegionBatch
+    from datamodules.stream.batch import RegionBatch
     from tap_platform.models import Tap
 
 Colour = tuple[int, int, int]

@@ -15,7 +15,7 @@ from tap_platform.objectives.routing import route, select
 from tap_platform.objectives.segmentation import actual_iou
 
 if TYPE_CHECKING:
-    from datamodules.batch import RegionBatch
+    from datamodules.stream.batch import RegionBatch
     from tap_platform.models import Tap
 
 

@@ -8,9 +8,9 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from datamodules.decode import Frame
-from datamodules.quarantine import Quarantine
-from datamodules.sample_stream import Decoder, EvaluationStream
+from datamodules.decoding.decode import Frame
+from datamodules.stream.quarantine import Quarantine
+from datamodules.stream.sample_stream import Decoder, EvaluationStream
 from datamodules.vocabulary import Vocabulary
 from tap_platform.config.job import JobConfig
 from tap_platform.evaluation.baselines import evaluate_baselines, measure_training_set

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from datamodules.index import DataIndex
-from datamodules.plan import GlobalPlan
+from datamodules.order.plan import GlobalPlan
+from datamodules.shards.index import DataIndex
 from datamodules.vocabulary import Vocabulary
 from tap_platform.config.data import CocoSource, DataConfig, ScenesSource
 from tap_platform.config.job import JobConfig

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from datamodules.index import DataIndex
+from datamodules.shards.index import DataIndex
 from tap_platform.config.job import JobConfig
 from tap_platform.config.load import load_job, validate_job
 from tap_platform.launch.errors import RunFailedError

@@ -13,7 +13,7 @@ from tap_platform.runs.directory import RunDirectory
 from tap_platform.runs.events import EventLog
 
 if TYPE_CHECKING:
-    from datamodules.sample_stream import EvaluationStream, TrainingStream
+    from datamodules.stream.sample_stream import EvaluationStream, TrainingStream
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ def run_worker(config: dict[str, Any]) -> None:
     checkpoint = _newest_checkpoint(run, events)
     place = Place(rank, world_size, _step(checkpoint))
 
-    from datamodules.prefetch import Prefetch
+    from datamodules.stream.prefetch import Prefetch
 
     stream, held_out = build_streams(job, place, events)
     training = Prefetch(stream, depth=2)
     try:
-        from datamodules.region_datamodule import RegionDataModule
+        from datamodules.stream.region_datamodule import RegionDataModule
         from tap_platform.launch.prepare import data_folder
         from tap_platform.training.worker import train_worker
 
@@ -63,10 +63,10 @@ def build_streams(
     job: JobConfig, place: Place, events: EventLog
 ) -> tuple[TrainingStream, EvaluationStream | None]:
     """This worker's training batches from its first step on, and its held-out ones."""
-    from datamodules.decode import Frame
-    from datamodules.index import DataIndex
-    from datamodules.quarantine import Quarantine
-    from datamodules.sample_stream import Decoder, EvaluationStream, TrainingStream
+    from datamodules.decoding.decode import Frame
+    from datamodules.shards.index import DataIndex
+    from datamodules.stream.quarantine import Quarantine
+    from datamodules.stream.sample_stream import Decoder, EvaluationStream, TrainingStream
     from datamodules.vocabulary import Vocabulary
     from tap_platform.launch.prepare import data_folder, training_plan
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from datamodules.pictures import PAD_COLOUR
+from datamodules.decoding.pictures import PAD_COLOUR
 from tap_platform.prediction.images import Pixels
 
 

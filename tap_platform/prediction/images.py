@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from datamodules.pictures import MAX_PIXELS, to_rgb
+from datamodules.decoding.pictures import MAX_PIXELS, to_rgb
 
 Pixels = NDArray[np.uint8]
 ImageLike = str | Path | Image.Image | NDArray[Any]

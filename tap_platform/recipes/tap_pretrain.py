@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.types import (
 )
 from torch import Tensor
 
-from datamodules.batch import RegionBatch
+from datamodules.stream.batch import RegionBatch
 from tap_platform.config.job import JobConfig
 from tap_platform.config.objective import ObjectiveConfig
 from tap_platform.evaluation.regions import score_batch

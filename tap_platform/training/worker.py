@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from ray.train.lightning import prepare_trainer
 
-from datamodules.region_datamodule import RegionDataModule
+from datamodules.stream.region_datamodule import RegionDataModule
 from datamodules.vocabulary import Vocabulary
 from tap_platform.config.job import JobConfig
 from tap_platform.recipes.tap_pretrain import TapPretrain

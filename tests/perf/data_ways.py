@@ -15,14 +15,14 @@ from sa1b_like import HEIGHT, WIDTH
 from torch.utils.data import DataLoader
 from usual_way import Batch, usual_loader
 
-from datamodules.decode import Frame, draw_placement
-from datamodules.draws import sample_seed
-from datamodules.index import DataIndex
-from datamodules.pictures import decode_picture
-from datamodules.prefetch import Prefetch
-from datamodules.records import RawSample
-from datamodules.resample import resample
-from datamodules.shards import ShardReader
+from datamodules.decoding.decode import Frame, draw_placement
+from datamodules.decoding.pictures import decode_picture
+from datamodules.decoding.resample import resample
+from datamodules.order.draws import sample_seed
+from datamodules.shards.index import DataIndex
+from datamodules.shards.reader import ShardReader
+from datamodules.shards.records import RawSample
+from datamodules.stream.prefetch import Prefetch
 from tap_platform.config.data import ScaleJitterConfig
 from tap_platform.config.job import JobConfig
 from tap_platform.config.model import PresetName, TapConfig

@@ -16,8 +16,8 @@ import simplejpeg
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from datamodules.records import Region, Sample
-from datamodules.shards import ShardWriter
+from datamodules.shards.records import Region, Sample
+from datamodules.shards.writer import ShardWriter
 from datamodules.vocabulary import Vocabulary
 
 HEIGHT, WIDTH = 1500, 2250

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from datamodules.batch import RegionBatch
-from datamodules.plan import Position
+from datamodules.order.plan import Position
+from datamodules.stream.batch import RegionBatch
 from tap_platform.config.model import TapConfig
 from tap_platform.config.objective import ObjectiveConfig
 from tap_platform.config.training import OptimizerConfig

@@ -21,7 +21,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datamodules.decode import Frame
+from datamodules.decoding.decode import Frame
 from tap_platform.config.data import ScaleJitterConfig
 
 Batch = tuple[Tensor, Tensor, Tensor]

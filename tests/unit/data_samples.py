@@ -7,7 +7,7 @@ import simplejpeg
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from datamodules.records import RawSample, Region, Sample, encode_annotation, encode_priors
+from datamodules.shards.records import RawSample, Region, Sample, encode_annotation, encode_priors
 
 
 def smooth_image(height=48, width=64, seed=0):

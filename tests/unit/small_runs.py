@@ -6,9 +6,9 @@ import numpy as np
 from data_samples import box_mask, region, sample
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
-from datamodules.prefetch import Prefetch
-from datamodules.region_datamodule import RegionDataModule
-from datamodules.shards import ShardWriter
+from datamodules.shards.writer import ShardWriter
+from datamodules.stream.prefetch import Prefetch
+from datamodules.stream.region_datamodule import RegionDataModule
 from datamodules.vocabulary import Vocabulary
 from tap_platform.config.load import merge, validate_job
 from tap_platform.launch.prepare import data_folder

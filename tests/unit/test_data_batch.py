@@ -2,9 +2,9 @@ import numpy as np
 import torch
 from data_samples import box_mask, raw, region, sample
 
-from datamodules.batch import collate
-from datamodules.decode import Frame, blank_sample, decode_sample
-from datamodules.plan import Position
+from datamodules.decoding.decode import Frame, blank_sample, decode_sample
+from datamodules.order.plan import Position
+from datamodules.stream.batch import collate
 from tap_platform.config.data import ShardSource
 
 FRAME = Frame(size=64, mask_size=16, concept_dim=4)

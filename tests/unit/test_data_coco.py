@@ -10,9 +10,9 @@ from pycocotools import mask as coco_mask
 
 from datamodules.importers.coco import import_coco
 from datamodules.importers.coco_files import concept_name
-from datamodules.index import DataIndex
-from datamodules.records import decode_annotation, decode_priors
-from datamodules.shards import read_samples
+from datamodules.shards.index import DataIndex
+from datamodules.shards.reader import read_samples
+from datamodules.shards.records import decode_annotation, decode_priors
 from datamodules.vocabulary import Vocabulary, concept_list
 
 COCO_OPEN = Path(__file__).resolve().parents[3] / "shared" / "data" / "coco_open"

@@ -1,6 +1,6 @@
 import numba
 
-from datamodules.compiled import compiled
+from datamodules.decoding.compiled import compiled
 
 
 def test_a_function_runs_without_a_place_for_its_code(monkeypatch):

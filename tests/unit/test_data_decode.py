@@ -3,7 +3,7 @@ import pytest
 from data_samples import box_mask, jpeg, png, raw, region, rle, sample, smooth_image
 from PIL import Image
 
-from datamodules.decode import (
+from datamodules.decoding.decode import (
     BadSampleError,
     Frame,
     Placement,
@@ -13,8 +13,8 @@ from datamodules.decode import (
     draw_placement,
     place,
 )
-from datamodules.pictures import PAD_COLOUR
-from datamodules.records import encode_annotation, encode_priors
+from datamodules.decoding.pictures import PAD_COLOUR
+from datamodules.shards.records import encode_annotation, encode_priors
 from tap_platform.config.data import ScaleJitterConfig, ShardSource
 from tap_platform.config.model import TapConfig
 

@@ -6,8 +6,8 @@ import pytest
 from data_samples import jpeg, png, smooth_image
 from PIL import Image
 
-from datamodules.pictures import PAD_COLOUR, decode_picture, picture_size
-from datamodules.resample import resample
+from datamodules.decoding.pictures import PAD_COLOUR, decode_picture, picture_size
+from datamodules.decoding.resample import resample
 
 
 def decode(data, needed=(9999, 9999)):

@@ -5,8 +5,8 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from datamodules.draws import sample_seed
-from datamodules.plan import GlobalPlan, Position, evaluation_samples
+from datamodules.order.draws import sample_seed
+from datamodules.order.plan import GlobalPlan, Position, evaluation_samples
 
 COUNTS = [5, 17, 1, 30, 8, 12, 3, 24]  # 100 samples
 

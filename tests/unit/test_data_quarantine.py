@@ -2,8 +2,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from datamodules.quarantine import Quarantine, TooManyBadSamplesError
-from datamodules.records import BadSample
+from datamodules.shards.records import BadSample
+from datamodules.stream.quarantine import Quarantine, TooManyBadSamplesError
 
 
 def bad(number=0):

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from datamodules.rasterize import Affine, EmptyMaskError, Rasterizer, run_lengths
+from datamodules.decoding.rasterize import Affine, EmptyMaskError, Rasterizer, run_lengths
 
 BOUND = 1e-3
 """Masks may differ only where the true coverage is this near to the threshold."""

@@ -3,8 +3,8 @@ import orjson
 import pytest
 from data_samples import sample
 
-from datamodules.draws import generator, permutation, sample_seed, sample_seeds, splitmix64
-from datamodules.records import (
+from datamodules.order.draws import generator, permutation, sample_seed, sample_seeds, splitmix64
+from datamodules.shards.records import (
     decode_annotation,
     decode_priors,
     encode_annotation,

@@ -9,9 +9,10 @@ import webdataset
 from data_samples import jpeg, png, sample
 from PIL import Image
 
-from datamodules.index import DataIndex, index_shards
-from datamodules.records import BadSample, RawSample, encode_annotation
-from datamodules.shards import ShardReader, ShardWriter, read_samples
+from datamodules.shards.index import DataIndex, index_shards
+from datamodules.shards.reader import ShardReader, read_samples
+from datamodules.shards.records import BadSample, RawSample, encode_annotation
+from datamodules.shards.writer import ShardWriter
 
 
 def some(count):

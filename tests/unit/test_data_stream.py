@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from data_samples import sample
 
-from datamodules.decode import Frame
-from datamodules.index import DataIndex
-from datamodules.plan import GlobalPlan
-from datamodules.quarantine import Quarantine, TooManyBadSamplesError
-from datamodules.sample_stream import Decoder, EvaluationStream, TrainingStream
-from datamodules.shards import ShardWriter
+from datamodules.decoding.decode import Frame
+from datamodules.order.plan import GlobalPlan
+from datamodules.shards.index import DataIndex
+from datamodules.shards.writer import ShardWriter
+from datamodules.stream.quarantine import Quarantine, TooManyBadSamplesError
+from datamodules.stream.sample_stream import Decoder, EvaluationStream, TrainingStream
 from tap_platform.config.data import ShardSource
 
 FRAME = Frame(size=64, mask_size=16, concept_dim=4)

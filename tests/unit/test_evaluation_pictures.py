@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.batch import RegionBatch
-from datamodules.plan import Position
+from datamodules.order.plan import Position
+from datamodules.stream.batch import RegionBatch
 from tap_platform.evaluation import pictures
 from tap_platform.evaluation.examples import Example, collect_examples
 from tap_platform.evaluation.pictures import draw_grid, prediction_grid

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from datamodules.batch import RegionBatch
-from datamodules.plan import Position
+from datamodules.order.plan import Position
+from datamodules.stream.batch import RegionBatch
 from tap_platform.evaluation import baselines
 from tap_platform.evaluation.answers import evaluation_mode
 from tap_platform.evaluation.baselines import (

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from datamodules.pictures import PAD_COLOUR
+from datamodules.decoding.pictures import PAD_COLOUR
 from tap_platform.models import ConceptProjector, Tap, TapConfig
 from tap_platform.models.batch_norm import SynchronizedBatchNorm
 from tap_platform.models.prompt_encoder import PromptEncoder

@@ -9,7 +9,7 @@ import orjson
 import pytest
 from data_samples import jpeg, sample
 
-from datamodules.shards import ShardWriter
+from datamodules.shards.writer import ShardWriter
 from datamodules.vocabulary import Vocabulary
 from tap_platform.config.load import validate_job
 from tap_platform.launch.prepare import check_data, data_folder, prepare_data

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.pictures import PAD_COLOUR
+from datamodules.decoding.pictures import PAD_COLOUR
 from tap_platform.prediction.images import find_images, read_image
 
 RED = (200, 30, 10)

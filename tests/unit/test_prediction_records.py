@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from datamodules.rasterize import run_lengths
-from datamodules.records import decode_annotation
+from datamodules.decoding.rasterize import run_lengths
+from datamodules.shards.records import decode_annotation
 from tap_platform.prediction import Prediction
 from tap_platform.prediction.prompts import read_prompts
 from tap_platform.prediction.records import encode_prediction

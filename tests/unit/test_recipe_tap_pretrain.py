@@ -7,9 +7,9 @@ from safetensors.torch import save_file
 from small_runs import NO_DROPOUT, batches_of, events_of, make_run, small_job, write_folder
 from test_recipe_mae import timm_weights
 
-from datamodules.batch import collate
-from datamodules.decode import Frame, blank_sample
-from datamodules.plan import Position
+from datamodules.decoding.decode import Frame, blank_sample
+from datamodules.order.plan import Position
+from datamodules.stream.batch import collate
 from datamodules.vocabulary import Vocabulary
 from tap_platform.recipes.tap_pretrain import TapPretrain
 

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from datamodules.index import DataIndex
 from datamodules.scenes import CONCEPTS, make_scenes
 from datamodules.scenes import folder as scenes_folder
+from datamodules.shards.index import DataIndex
 from datamodules.vocabulary import Vocabulary, name_embeddings
 from tap_platform.config.data import ScenesSource
 

@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from datamodules.records import encode_annotation
 from datamodules.scenes import CONCEPTS, make_sample
 from datamodules.scenes.annotation import LAYOUT, PHRASES, _stream, scene_pieces
 from datamodules.scenes.appearance import TEXTURES
 from datamodules.scenes.layout import draw_layout
+from datamodules.shards.records import encode_annotation
 from datamodules.vocabulary import name_embeddings
 
 SIZE = 160

@@ -9,9 +9,9 @@ import pytest
 import torch
 from small_runs import batches_of, datamodule, events_of, make_run, small_job, write_folder
 
-from datamodules.index import DataIndex
-from datamodules.prefetch import Prefetch
-from datamodules.quarantine import TooManyBadSamplesError
+from datamodules.shards.index import DataIndex
+from datamodules.stream.prefetch import Prefetch
+from datamodules.stream.quarantine import TooManyBadSamplesError
 from tap_platform.launch.worker_entry import Place, build_streams
 from tap_platform.runs.events import read_events
 

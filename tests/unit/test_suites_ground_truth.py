@@ -7,8 +7,8 @@ import pytest
 from pycocotools import mask as coco_mask
 from suite_truths import content, disc, lvis, rle, truth, write
 
-from datamodules.records import Region, Sample
-from datamodules.shards import ShardWriter
+from datamodules.shards.records import Region, Sample
+from datamodules.shards.writer import ShardWriter
 from tap_platform.evaluation.suites.ground_truth import (
     ImageFile,
     boxes_of,

@@ -18,9 +18,9 @@ import orjson
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from datamodules.index import INDEX_NAME, DataIndex
-from datamodules.records import BadSample, decode_annotation
-from datamodules.shards import read_samples
+from datamodules.shards.index import INDEX_NAME, DataIndex
+from datamodules.shards.reader import read_samples
+from datamodules.shards.records import BadSample, decode_annotation
 
 ImageId = int | str
 Record = dict[str, Any]

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.draws import permutation, sample_seeds
+from datamodules.order.draws import permutation, sample_seeds
 
 
 class Position(NamedTuple):

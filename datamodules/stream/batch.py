@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datamodules.decode import DecodedSample
-from datamodules.plan import Position
+from datamodules.decoding.decode import DecodedSample
+from datamodules.order.plan import Position
 
 
 @dataclass(slots=True)

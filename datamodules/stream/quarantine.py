@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from datamodules.records import BadSample
+from datamodules.shards.records import BadSample
 
 SHOWN = 3
 """Bad samples that an error message lists."""

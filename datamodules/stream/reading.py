@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
-from datamodules.index import DataIndex
-from datamodules.plan import PlannedSample
-from datamodules.records import BadSample, RawSample
-from datamodules.shards import ShardReader
+from datamodules.order.plan import PlannedSample
+from datamodules.shards.index import DataIndex
+from datamodules.shards.reader import ShardReader
+from datamodules.shards.records import BadSample, RawSample
 
 if TYPE_CHECKING:
     from ray.data import Dataset

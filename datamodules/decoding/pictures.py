@@ -10,7 +10,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from datamodules.records import image_extension
+from datamodules.shards.records import image_extension
 
 PAD_COLOUR = (123, 116, 103)
 """RGB of the frame where there is no picture: the mean colour of ImageNet, cut to integers."""

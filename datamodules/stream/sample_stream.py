@@ -12,22 +12,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from datamodules.decode import (
+from datamodules.decoding.decode import (
     BadSampleError,
     DecodedSample,
     Frame,
     blank_sample,
     decode_sample,
 )
-from datamodules.index import DataIndex
-from datamodules.plan import GlobalPlan, PlannedSample, Position, evaluation_samples
-from datamodules.quarantine import Quarantine
-from datamodules.reading import SeededSample, read_here, read_with_ray
-from datamodules.records import BadSample
+from datamodules.order.plan import GlobalPlan, PlannedSample, Position, evaluation_samples
+from datamodules.shards.index import DataIndex
+from datamodules.shards.records import BadSample
+from datamodules.stream.quarantine import Quarantine
+from datamodules.stream.reading import SeededSample, read_here, read_with_ray
 from tap_platform.config.data import StreamConfig
 
 if TYPE_CHECKING:
-    from datamodules.batch import RegionBatch
+    from datamodules.stream.batch import RegionBatch
 
 
 class Decoder:
@@ -128,7 +128,7 @@ class TrainingStream:
         self, step: int, groups: list[list[DecodedSample | None]]
     ) -> Iterator[RegionBatch]:
         """One step, decoded as a whole: each micro-batch tells the regions of all of them."""
-        from datamodules.batch import collate
+        from datamodules.stream.batch import collate
 
         good = [[sample for sample in group if sample is not None] for group in groups]
         regions = sum(len(sample.masks) for sample in chain.from_iterable(good))
@@ -193,7 +193,7 @@ class EvaluationStream:
 
     def __iter__(self) -> Iterator[RegionBatch]:
         """Read in this process, decode and collate."""
-        from datamodules.batch import collate
+        from datamodules.stream.batch import collate
 
         planned = evaluation_samples(
             np.asarray(self.index.counts), self.rank, self.world_size, self.decoder.config.seed

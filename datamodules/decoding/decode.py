@@ -16,11 +16,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.draws import generator
-from datamodules.pictures import PAD_COLOUR, decode_picture, picture_size
-from datamodules.rasterize import Affine, EmptyMaskError, Rasterizer
-from datamodules.records import Annotation, RawSample, Region, decode_annotation, decode_priors
-from datamodules.resample import resample
+from datamodules.decoding.pictures import PAD_COLOUR, decode_picture, picture_size
+from datamodules.decoding.rasterize import Affine, EmptyMaskError, Rasterizer
+from datamodules.decoding.resample import resample
+from datamodules.order.draws import generator
+from datamodules.shards.records import (
+    Annotation,
+    RawSample,
+    Region,
+    decode_annotation,
+    decode_priors,
+)
 from tap_platform.config.data import ScaleJitterConfig, StreamConfig
 from tap_platform.config.model import TapConfig
 

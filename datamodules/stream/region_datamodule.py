@@ -7,10 +7,10 @@ from typing import Any
 
 from lightning.pytorch import LightningDataModule
 
-from datamodules.batch import RegionBatch
-from datamodules.plan import GlobalPlan
-from datamodules.prefetch import Prefetch
-from datamodules.sample_stream import EvaluationStream
+from datamodules.order.plan import GlobalPlan
+from datamodules.stream.batch import RegionBatch
+from datamodules.stream.prefetch import Prefetch
+from datamodules.stream.sample_stream import EvaluationStream
 
 
 class RegionDataModule(LightningDataModule):

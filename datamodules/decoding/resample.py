@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.compiled import compiled
+from datamodules.decoding.compiled import compiled
 
 
 def resample(

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.compiled import compiled
+from datamodules.decoding.compiled import compiled
 
 COVERAGE_THRESHOLD = 0.5 - 1e-4
 """A cell belongs to the mask when half of it is covered; the slack takes in rounding at ties."""

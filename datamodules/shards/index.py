@@ -19,7 +19,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from datamodules.files import open_binary
+from datamodules.storage import open_binary
 
 FORMAT = "tap-shards/1"
 INDEX_NAME = "index.json"

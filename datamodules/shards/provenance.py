@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from datamodules.index import INDEX_NAME, sha256
+from datamodules.shards.index import INDEX_NAME, sha256
 
 CARD_NAME = "dataset.json"
 

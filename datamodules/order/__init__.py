@@ -1,0 +1,1 @@
+"""The order of samples: arithmetic and counter-based draws."""

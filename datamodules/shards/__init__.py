@@ -1,0 +1,1 @@
+"""Shards: tars of samples, and the index that finds them."""

@@ -1,0 +1,1 @@
+"""From the plan to batches: reading, decoding, quarantine, Lightning."""
