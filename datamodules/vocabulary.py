@@ -14,7 +14,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+
+from datamodules.storage import Location, location, read_bytes, write_bytes
 
 TEMPERATURE = "temperature"
 """Where the provenance tells what cosines with the embeddings are divided by."""
@@ -52,7 +55,7 @@ class Vocabulary:
         """A vocabulary in the oracle space of `name_embedding`."""
         return cls(tuple(names), name_embeddings(names, dim), kind)
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Location) -> None:
         """Write a safetensors file: tensor `embeddings`, metadata `names` (JSON), `kind`, and more.
 
         Equal vocabularies give equal bytes; the library's own writer shuffles the metadata.
@@ -68,20 +71,21 @@ class Vocabulary:
         )
         header = json.dumps({"__metadata__": metadata, "embeddings": tensor}).encode()
         header += b" " * (-len(header) % 8)
-        Path(path).write_bytes(len(header).to_bytes(8, "little") + header + data)
+        write_bytes(location(path), len(header).to_bytes(8, "little") + header + data)
 
     @classmethod
-    def load(cls, path: str | Path) -> Vocabulary:
-        """Read what `save` wrote.
+    def load(cls, path: str | Location) -> Vocabulary:
+        """Read what `save` wrote, from a path or URL.
 
         Raises:
             ValueError: The file is missing, is no safetensors file, or holds no vocabulary.
         """
         try:
-            with safe_open(path, framework="numpy") as file:
-                metadata = dict(file.metadata() or {})
-                names = tuple(json.loads(metadata.pop("names")))
-                embeddings = file.get_tensor("embeddings")
+            data = read_bytes(location(path))
+            embeddings = load_tensors(data)["embeddings"]
+            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            metadata = dict(header["__metadata__"])
+            names = tuple(json.loads(metadata.pop("names")))
         except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(
                 f"{path} holds no vocabulary ({error}). Expected a safetensors file with the "
@@ -94,6 +98,43 @@ class Vocabulary:
             )
         kind = metadata.pop("kind", "unknown")
         return cls(names, embeddings.astype(np.float32), kind, metadata)
+
+
+def join_vocabularies(vocabularies: Mapping[str, Vocabulary]) -> Vocabulary:
+    """All names of several vocabularies, in order; what all of them tell of themselves is kept.
+
+    Args:
+        vocabularies: each by what people call its data set; at least one.
+
+    Raises:
+        ValueError: The embeddings differ in width, or two of them differ for the same name.
+    """
+    first, *_ = vocabularies
+    width = vocabularies[first].embeddings.shape[1]
+    united: dict[str, tuple[str, NDArray[np.float32]]] = {}
+    for owner, vocabulary in vocabularies.items():
+        if (other := vocabulary.embeddings.shape[1]) != width:
+            raise ValueError(_no_union(first, owner, f"widths {width} and {other}"))
+        for name, row in zip(vocabulary.names, vocabulary.embeddings, strict=True):
+            owner_before, known = united.setdefault(name, (owner, row))
+            if not np.array_equal(known, row):
+                difference = f"different embeddings of {name!r}"
+                raise ValueError(_no_union(owner_before, owner, difference))
+    kinds = dict.fromkeys(each.kind for each in vocabularies.values())
+    told = [each.provenance.items() for each in vocabularies.values()]
+    return Vocabulary(
+        tuple(united),
+        np.stack([row for _, row in united.values()]),
+        " + ".join(kinds),
+        dict(sorted(set(told[0]).intersection(*told[1:]))),
+    )
+
+
+def _no_union(one: str, other: str, difference: str) -> str:
+    return (
+        f"The concepts of {one} and {other} cannot be united, they have {difference}. Embed both "
+        "with one teacher, or give both sets one file (the key `vocabulary` of each)."
+    )
 
 
 def name_embedding(name: str, dim: int) -> NDArray[np.float32]:

@@ -27,6 +27,14 @@ MODEL = {
 }
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_the_tests(tmp_path_factory):
+    """What is copied from URLs does not stay on the machine."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("TAP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def ray_cluster():
     """Ray with places for two workers, their readers and the controller; it leaves nothing."""
@@ -35,10 +43,12 @@ def ray_cluster():
 
     from tap_platform.launch.ray_session import start_ray
 
-    before = set(psutil.Process().children(recursive=True))
+    before = set(psutil.Process().children())
     start_ray(cpus=6)
+    roots = set(psutil.Process().children()) - before
     yield
-    processes = set(psutil.Process().children(recursive=True)) - before
+    # Other tests start processes too, such as multiprocessing's tracker; they are not Ray's.
+    processes = roots.union(*(root.children(recursive=True) for root in roots))
     ray.shutdown()
     _, alive = psutil.wait_procs(processes, timeout=30)
     assert not alive, f"Ray's processes outlive the tests: {alive}"

@@ -1,10 +1,13 @@
 """From the bytes of a sample to a frame with its regions: a pure function of them and a seed.
 
 What condemns a sample (`BadSampleError`): an image or annotation that cannot be read, sizes that
-disagree, priors that are broken, of the wrong shape or not finite, and a corrupt mask among the
-regions drawn: then nothing else that the sample says can be trusted. What only costs a region: an
-empty mask, or a box without area or outside the image; such regions are left out and counted.
-Regions of which too little is visible after the crop are passed over, which is no fault.
+disagree, priors of the wrong shape or type, and, among the regions met until enough are drawn, a
+corrupt mask or prior: then nothing else that the sample says can be trusted. What only costs a
+region: an empty mask, or a box without area or outside the image; such regions are left out and
+counted. Regions of which too little is visible after the crop are passed over, which is no fault.
+
+Regions that are not met are not read, whatever they hold: which ones are met depends on the seed
+alone, so a sample is condemned, or not, at the same places of the order in every run.
 """
 
 from __future__ import annotations
@@ -17,20 +20,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.decoding.pictures import PAD_COLOUR, decode_picture, picture_size
-from datamodules.decoding.rasterize import Affine, EmptyMaskError, Rasterizer
+from datamodules.decoding.placement import Placement, affine_of, draw_placement, place
+from datamodules.decoding.rasterize import Rasterizer
 from datamodules.decoding.resample import resample
 from datamodules.order.draws import generator
 from datamodules.shards.records import (
     Annotation,
+    AnnotationRecord,
     RawSample,
-    Region,
-    decode_annotation,
-    decode_priors,
+    open_priors,
+    read_annotation,
 )
-from tap_platform.config.data import ScaleJitterConfig, StreamConfig
 from tap_platform.config.model import TapConfig
+from tap_platform.config.stream import StreamConfig
 
-_JITTER_STREAM, _REGION_STREAM = 0, 1
+_REGION_STREAM = 1
+"""Of the sample's draws; the placement's is 0."""
+_LONGEST_REASON = 500
+"""Characters of a reason, which may cite the sample."""
 
 
 class BadSampleError(ValueError):
@@ -64,79 +71,19 @@ class DecodedSample:
     size: tuple[int, int]
     """Height and width of the picture inside the frame, in pixels."""
     masks: NDArray[np.bool_]
-    """`[m, R, R]`."""
+    """`[m, R, R]`; the box, where there is no mask."""
+    has_mask: NDArray[np.bool_]
+    """`[m]`: False where only the box is known."""
     boxes: NDArray[np.float32]
     """`[m, 4]` x0, y0, x1, y1, in pixels of the frame."""
     priors: NDArray[np.float32]
     """`[m, D]`, zero where there is none."""
     has_prior: NDArray[np.bool_]
-    """`[m]`."""
+    """`[m]`: whether the row of `priors` is not all zero; no embedding is."""
     concepts: NDArray[np.int64]
     """`[m]`: the category's number in the vocabulary, -1 if it has none."""
     dropped_regions: int
     """Faulty regions that were met and left out."""
-
-
-class Placement(NamedTuple):
-    """Where the picture lies in the frame: resized, cut, mirrored or not, at the top left."""
-
-    height: int
-    """Height of the whole resized picture, in pixels."""
-    width: int
-    """Its width."""
-    left: int
-    """Its columns that are cut off before the frame."""
-    top: int
-    """Its rows that are cut off before the frame."""
-    mirrored: bool
-
-    def visible(self, frame_size: int) -> tuple[int, int]:
-        """Height and width of the part inside the frame, in pixels."""
-        return min(self.height - self.top, frame_size), min(self.width - self.left, frame_size)
-
-
-def place(height: int, width: int, frame_size: int) -> Placement:
-    """Fit a picture in the frame: its long side is the frame's, nothing is drawn by chance."""
-    return _resized(height, width, frame_size)
-
-
-def draw_placement(
-    height: int, width: int, frame_size: int, jitter: ScaleJitterConfig, seed: int
-) -> Placement:
-    """Large scale jitter: the long side is the frame's times a factor, the crop is anywhere.
-
-    Args:
-        height: height of the image, in pixels.
-        width: width of the image, in pixels.
-        frame_size: side of the frame, in pixels.
-        jitter: range of the factor, and how often the picture is mirrored.
-        seed: the sample's seed.
-    """
-    draws = generator(seed, _JITTER_STREAM)
-    long_side = frame_size * draws.uniform(jitter.minimum, jitter.maximum)
-    whole = _resized(height, width, long_side)
-    across, down, mirror = draws.random(3)
-    return whole._replace(
-        left=int(across * (max(0, whole.width - frame_size) + 1)),
-        top=int(down * (max(0, whole.height - frame_size) + 1)),
-        mirrored=bool(mirror < jitter.flip_probability),
-    )
-
-
-def _resized(height: int, width: int, long_side: float) -> Placement:
-    scale = long_side / max(height, width)
-    return Placement(
-        max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5)), 0, 0, False
-    )
-
-
-def affine_of(placement: Placement, height: int, width: int, frame_size: int) -> Affine:
-    """From pixels of the image to pixels of the frame, exactly as the pixels are resampled."""
-    scale_x, scale_y = placement.width / width, placement.height / height
-    if placement.mirrored:
-        visible_width = placement.visible(frame_size)[1]
-        return Affine(-scale_x, scale_y, visible_width + placement.left, -placement.top)
-    return Affine(scale_x, scale_y, -placement.left, -placement.top)
 
 
 def decode_sample(
@@ -148,6 +95,7 @@ def decode_sample(
     *,
     training: bool,
     pixels: NDArray[np.uint8] | None = None,
+    masks: NDArray[np.bool_] | None = None,
 ) -> DecodedSample:
     """Decode a sample, place it in the frame and draw its regions.
 
@@ -158,15 +106,17 @@ def decode_sample(
         frame: the model's shapes.
         concepts: the vocabulary: number of each name.
         training: whether the scale is jittered; if not, the long side is the frame's.
-        pixels: where to put the pixels, uint8 `[S, S, 3]`; None makes an array.
+        pixels: where to put the pixels, uint8 `[S, S, 3]`, contiguous; None makes an array.
+        masks: where to put the masks, bool `[regions_per_image, R, R]`, contiguous: the first m are
+            written; None makes an array.
 
     Raises:
         BadSampleError: if the sample cannot be used.
     """
     try:
-        return _decode(raw, seed, config, frame, concepts, training, pixels)
+        return _decode(raw, seed, config, frame, concepts, training, pixels, masks)
     except ValueError as error:
-        raise BadSampleError(str(error)) from error
+        raise BadSampleError(str(error)[:_LONGEST_REASON]) from error
 
 
 def _decode(
@@ -177,32 +127,38 @@ def _decode(
     concepts: Mapping[str, int],
     training: bool,
     pixels: NDArray[np.uint8] | None,
+    masks: NDArray[np.bool_] | None,
 ) -> DecodedSample:
-    annotation = decode_annotation(raw.annotation)
-    height, width = _agreed_size(raw.image, annotation)
+    record = read_annotation(raw.annotation)
+    height, width = agreed_size(raw.image, record)
     priors = None
     if raw.priors is not None:
-        priors = decode_priors(raw.priors, len(annotation.regions), frame.concept_dim)
+        priors = open_priors(raw.priors, len(record.regions), frame.concept_dim)
     if training:
         placement = draw_placement(height, width, frame.size, config.jitter, seed)
     else:
         placement = place(height, width, frame.size)
-    order = generator(seed, _REGION_STREAM).permutation(len(annotation.regions))
+    order = generator(seed, _REGION_STREAM).permutation(len(record.regions)).tolist()
+    if masks is None:
+        wanted = min(config.regions_per_image, len(order))
+        masks = np.empty((wanted, frame.mask_size, frame.mask_size), bool)
     affine = affine_of(placement, height, width, frame.size)
     rasterizer = Rasterizer(height, width, affine, frame.size, frame.mask_size)
-    drawn = _draw_regions(annotation, order.tolist(), rasterizer, config, frame)
+    drawn = _draw_regions(record, order, rasterizer, config, masks)
+    regions = [record.regions[number] for number in drawn.numbers]
+    rows = _rows(priors, drawn.numbers, frame.concept_dim)
     canvas = np.empty((frame.size, frame.size, 3), np.uint8) if pixels is None else pixels
-    names = [annotation.regions[number].category for number in drawn.numbers]
     return DecodedSample(
         key=raw.key,
         seed=seed,
         pixels=canvas,
         size=_paint(raw.image, (height, width), placement, canvas),
-        masks=drawn.masks,
+        masks=masks[: len(regions)],
+        has_mask=np.array([_segmentation(region) is not None for region in regions], bool),
         boxes=drawn.boxes,
-        priors=_rows(priors, drawn.numbers, frame.concept_dim),
-        has_prior=np.full(len(names), priors is not None),
-        concepts=np.array([concepts.get(name or "", -1) for name in names], np.int64),
+        priors=rows,
+        has_prior=np.asarray(rows.any(axis=1)),
+        concepts=np.array([_concept(region, concepts) for region in regions], np.int64),
         dropped_regions=drawn.dropped,
     )
 
@@ -215,6 +171,7 @@ def blank_sample(frame: Frame, seed: int = 0) -> DecodedSample:
         pixels=np.full((frame.size, frame.size, 3), PAD_COLOUR, np.uint8),
         size=(frame.size, frame.size),
         masks=np.zeros((0, frame.mask_size, frame.mask_size), bool),
+        has_mask=np.zeros(0, bool),
         boxes=np.zeros((0, 4), np.float32),
         priors=np.zeros((0, frame.concept_dim), np.float32),
         has_prior=np.zeros(0, bool),
@@ -223,7 +180,12 @@ def blank_sample(frame: Frame, seed: int = 0) -> DecodedSample:
     )
 
 
-def _agreed_size(image: bytes, annotation: Annotation) -> tuple[int, int]:
+def agreed_size(image: bytes, annotation: Annotation | AnnotationRecord) -> tuple[int, int]:
+    """Height and width of an encoded image, in pixels.
+
+    Raises:
+        ValueError: if its header is broken, or its annotation tells another size.
+    """
     height, width = picture_size(image)
     if (height, width) != (annotation.height, annotation.width):
         raise ValueError(
@@ -246,58 +208,92 @@ def _paint(
     )
     picture = decode_picture(image, size, needed=(placement.height, placement.width))
     resample(picture, crop, (high, wide), canvas, placement.mirrored)
-    canvas[high:] = PAD_COLOUR
-    canvas[:high, wide:] = PAD_COLOUR
+    _pad(canvas, high, wide)
     return high, wide
+
+
+def _pad(canvas: NDArray[np.uint8], high: int, wide: int) -> None:
+    """Whole rows of padding are copied at the speed of memory; single pixels are not."""
+    padding = np.tile(np.array(PAD_COLOUR, np.uint8), canvas.shape[1])
+    rows = canvas.reshape(len(canvas), -1)
+    rows[high:] = padding
+    rows[:high, 3 * wide :] = padding[3 * wide :]
 
 
 class _DrawnRegions(NamedTuple):
     numbers: list[int]
-    masks: NDArray[np.bool_]
     boxes: NDArray[np.float32]
     dropped: int
 
 
 def _draw_regions(
-    annotation: Annotation,
+    record: AnnotationRecord,
     order: list[int],
     rasterizer: Rasterizer,
     config: StreamConfig,
-    frame: Frame,
+    masks: NDArray[np.bool_],
 ) -> _DrawnRegions:
     """Rasterize regions in the given order until there are enough."""
     limit = min(config.regions_per_image, len(order))
-    masks = np.zeros((limit, frame.mask_size, frame.mask_size), bool)
     boxes = np.empty((limit, 4), np.float32)
     numbers: list[int] = []
     dropped = 0
-    for number in order:
-        if len(numbers) == limit:
-            break
-        region = annotation.regions[number]
-        try:
-            _check_box(region, annotation)
-            box = rasterizer.draw(
-                region.segmentation, masks[len(numbers)], min_pixels=config.min_region_pixels
-            )
-        except EmptyMaskError:
-            dropped += 1
-            continue
-        if box is not None:
-            boxes[len(numbers)] = box
-            numbers.append(number)
-    return _DrawnRegions(numbers, masks[: len(numbers)], boxes[: len(numbers)], dropped)
+    while order and len(numbers) < limit:
+        count = len(numbers)
+        # No more than are still wanted: each of these would also be met one by one.
+        met, order = order[: limit - count], order[limit - count :]
+        stated = stated_boxes([record.regions[number] for number in met])
+        inside = cover(stated, record)
+        met = [number for number, good in zip(met, inside.tolist(), strict=True) if good]
+        segmentations = [_segmentation(record.regions[number]) for number in met]
+        drawing = rasterizer.draw_all(
+            segmentations, stated[inside], masks[count:], config.min_region_pixels
+        )
+        numbers += [met[place] for place in drawing.drawn.tolist()]
+        boxes[count : len(numbers)] = drawing.boxes
+        dropped += len(inside) - len(met) + drawing.empty
+    return _DrawnRegions(numbers, boxes[: len(numbers)], dropped)
 
 
-def _check_box(region: Region, annotation: Annotation) -> None:
-    left, top, width, height = region.box
-    across = min(left + width, annotation.width) - max(left, 0)
-    down = min(top + height, annotation.height) - max(top, 0)
-    if not (across > 0 and down > 0):
-        raise EmptyMaskError("the box covers no pixel of the image")
+def stated_boxes(regions: list[Any]) -> NDArray[np.float64]:
+    """Left, top, width and height as the annotation states them, float64 `[regions, 4]`.
+
+    Raises:
+        ValueError: if one of them is not four numbers.
+    """
+    try:
+        boxes = np.array([region["bbox"] for region in regions], np.float64)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"the annotation is not in SA-1B's layout: {error!r}") from error
+    if boxes.shape != (len(regions), 4):
+        raise ValueError("the annotation is not in SA-1B's layout: a bbox is not four numbers")
+    return boxes
+
+
+def _segmentation(region: dict[str, Any]) -> Any:
+    return region.get("segmentation")
+
+
+def _concept(region: dict[str, Any], concepts: Mapping[str, int]) -> int:
+    name = region.get("category")
+    return concepts.get(name, -1) if isinstance(name, str) else -1
+
+
+def cover(
+    boxes: NDArray[np.float64], annotation: Annotation | AnnotationRecord
+) -> NDArray[np.bool_]:
+    """Which boxes, float64 `[n, 4]`, cover something of their image."""
+    left, top, width, height = boxes.T
+    with np.errstate(over="ignore"):  # numbers beyond measure cover nothing, or everything
+        across = np.minimum(left + width, annotation.width) - np.maximum(left, 0)
+        down = np.minimum(top + height, annotation.height) - np.maximum(top, 0)
+    return (across > 0) & (down > 0)
 
 
 def _rows(priors: NDArray[Any] | None, numbers: list[int], width: int) -> NDArray[np.float32]:
     if priors is None:
         return np.zeros((len(numbers), width), np.float32)
-    return priors[numbers].astype(np.float32)
+    rows = priors[numbers].astype(np.float32)
+    if not np.isfinite(rows).all():
+        raise ValueError("the priors hold NaN or infinity")
+    return rows

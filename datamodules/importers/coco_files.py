@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from datamodules.importers.building import Fault, Split, annotation_id
+from datamodules.storage import Location, exists, list_files, read_bytes
 
-@dataclass(slots=True)
-class Fault:
-    """An image or annotation that was left out, and why."""
-
-    file: str
-    """Name of the annotation file."""
-    image: Any
-    """Id of the image, None if it has none."""
-    annotation: Any
-    """Id of the annotation, None if the whole image was left out."""
-    reason: str
+SPLITS: tuple[Split, ...] = ("train", "val")
 
 
 @dataclass(slots=True)
@@ -31,10 +22,10 @@ class CocoImage:
 
     file: str
     """Name of the annotation file."""
-    folder: Path
+    folder: Location
     """Folder that the image lies in."""
     record: dict[str, Any]
-    split: str | None
+    split: Split | None
     """`train` or `val` where the folder has its own split, else None."""
     annotations: list[dict[str, Any]] = field(default_factory=list)
 
@@ -62,7 +53,7 @@ class CocoFolder:
     """Records that say nothing usable."""
 
 
-def read_coco(folder: Path) -> CocoFolder:
+def read_coco(folder: Location) -> CocoFolder:
     """Read `annotations.json` with `images/`, or COCO's own `annotations/instances_*.json`.
 
     COCO's own layout keeps its own split where it has both a train and a val file.
@@ -71,7 +62,7 @@ def read_coco(folder: Path) -> CocoFolder:
         ValueError: if the folder is missing, is laid out otherwise, has a broken annotation file,
             or has no image or no annotation.
     """
-    if not folder.is_dir():
+    if isinstance(folder, Path) and not folder.is_dir():
         raise ValueError(f"no such folder: {folder}")
     coco = CocoFolder([], {}, {}, [])
     for path, images, split in _annotation_files(folder):
@@ -81,34 +72,34 @@ def read_coco(folder: Path) -> CocoFolder:
     return coco
 
 
-def _annotation_files(folder: Path) -> list[tuple[Path, Path, str | None]]:
+def _annotation_files(folder: Location) -> list[tuple[Location, Location, Split | None]]:
     """Each annotation file with the folder of its images and its split."""
-    if (folder / "annotations.json").is_file():
+    if exists(folder / "annotations.json"):
         return [(folder / "annotations.json", folder / "images", None)]
-    paths = sorted((folder / "annotations").glob("instances_*.json"))
+    paths = list_files(folder / "annotations", "instances_*.json")
     if not paths:
         raise ValueError(
             f"{folder} is not a COCO-format folder: it has neither annotations.json beside images/"
             " nor annotations/instances_*.json"
         )
-    splits = [next((s for s in ("train", "val") if s in path.stem), None) for path in paths]
-    own_split = {"train", "val"} <= set(splits)
+    splits = [next((split for split in SPLITS if split in path.stem), None) for path in paths]
+    own_split = set(SPLITS) <= set(splits)
     return [
         (path, _image_folder(folder, path), split if own_split else None)
         for path, split in zip(paths, splits, strict=True)
     ]
 
 
-def _image_folder(folder: Path, path: Path) -> Path:
+def _image_folder(folder: Location, path: Location) -> Location:
     name = path.stem.removeprefix("instances_")
     candidates = [folder / name, folder / "images" / name, folder / "images"]
-    return next((each for each in candidates if each.is_dir()), candidates[0])
+    return next((each for each in candidates if exists(each)), candidates[0])
 
 
-def _add_file(coco: CocoFolder, path: Path, folder: Path, split: str | None) -> None:
-    if not folder.is_dir():
+def _add_file(coco: CocoFolder, path: Location, folder: Location, split: Split | None) -> None:
+    if not exists(folder):
         raise ValueError(f"the images of {path} are missing: no such folder: {folder}")
-    content = path.read_bytes()
+    content = read_bytes(path)
     images, annotations, categories = _sections(path, content)
     coco.checksums[path.name] = hashlib.sha256(content).hexdigest()
     coco.categories.update(categories)
@@ -132,7 +123,7 @@ def _add_file(coco: CocoFolder, path: Path, folder: Path, split: str | None) -> 
             coco.faults.append(Fault(path.name, image_id, annotation_id(record), reason))
 
 
-def _sections(path: Path, content: bytes) -> tuple[list[Any], list[Any], dict[Any, str]]:
+def _sections(path: Location, content: bytes) -> tuple[list[Any], list[Any], dict[Any, str]]:
     """The image records, the annotation records and the names of the categories."""
     try:
         record = orjson.loads(content)
@@ -156,12 +147,6 @@ def key_of(identity: int | str) -> str:
     return f"{identity:012d}" if isinstance(identity, int) else re.sub(r"[./\\\0]", "-", identity)
 
 
-def annotation_id(record: Any) -> Any:
-    """What names an annotation in the list of faults."""
-    identity = record.get("id") if isinstance(record, dict) else None
-    return "without id" if identity is None else identity
-
-
 def _image_fault(record: Any, known: dict[Any, CocoImage], keys: set[str]) -> str | None:
     wanted = {"id": int | str, "file_name": str, "width": int, "height": int}
     if not isinstance(record, dict):
@@ -176,11 +161,6 @@ def _image_fault(record: Any, known: dict[Any, CocoImage], keys: set[str]) -> st
     if (key := key_of(record["id"])) in keys:
         return f"another image has the key {key} already"
     return None
-
-
-def unknown_categories(coco: CocoFolder, names: set[str]) -> Iterator[str]:
-    """Names of categories that a vocabulary does not hold."""
-    return (name for name in coco.categories.values() if concept_name(name, names) is None)
 
 
 def concept_name(category: str, names: set[str]) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pycocotools import mask as coco_mask
 
-from datamodules.decoding.rasterize import run_lengths
+from datamodules.decoding.run_lengths import run_lengths
 from datamodules.shards.records import Region
 
 

@@ -64,6 +64,11 @@ def sample_seed(seed: int, epoch: int, position: int) -> int:
     return int(sample_seeds(seed, epoch, np.array([position]))[0])
 
 
+def derived_seed(seed: int, number: int) -> int:
+    """The seed of part `number` of what `seed` governs, in [0, 2^63): parts draw on their own."""
+    return int((_mix(seed, number) & _INT63)[0])
+
+
 def generator(seed: int, stream: int) -> np.random.Generator:
     """A numpy generator for one purpose (`stream`) of one sample (`seed`), both non-negative."""
     return np.random.Generator(np.random.Philox(key=[seed, stream]))

@@ -1,22 +1,23 @@
 """The order of samples: a pure function of (seed, epoch, position), the same for every world size.
 
-An epoch's canonical order puts the shards in an order drawn for the epoch and cuts their samples,
-end to end, in `partitions` equal contiguous pieces; what remains at the end rests this epoch.
-Inside a partition, every block of `shuffle_window` samples is shuffled. A global batch takes the
-next equal share of every partition, and a rank takes whole partitions: the same samples meet in the
-same step for every number of ranks that divides the partitions. Nothing is listed: a position is
-arithmetic on the numbers of samples of the shards.
+The data is dealt into `partitions` canonical sequences. A global batch takes the next equal share
+of every partition, and a rank takes whole partitions: the same samples meet in the same step for
+every number of ranks that divides the partitions. Nothing is listed: a position is arithmetic on
+the numbers of samples of the shards, so a plan of 10^9 samples resumes at any step at once.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.order.blocks import LatestBlocks, runs
 from datamodules.order.draws import permutation, sample_seeds
 
 
@@ -55,66 +56,49 @@ class ReadTask(NamedTuple):
     samples: tuple[PlannedSample, ...]
 
 
-class _EpochOrder(NamedTuple):
-    epoch: int
+class Places(NamedTuple):
+    """Where samples lie and the seeds of their draws: int64 arrays of one length."""
+
     shards: NDArray[np.int64]
-    """Shard numbers in this epoch's order."""
-    ends: NDArray[np.int64]
-    """Samples up to and with each of them."""
+    numbers: NDArray[np.int64]
+    seeds: NDArray[np.int64]
 
 
-def _check(samples: int, partitions: int, global_batch: int) -> None:
-    if samples == 0:
-        raise ValueError("the data set is empty: its shards hold no sample")
-    if global_batch % partitions:
-        raise ValueError(
-            f"a global batch of {global_batch} samples cannot take an equal share of {partitions}"
-            f" partitions ({global_batch} / {partitions} = {global_batch / partitions:.3g}): make"
-            " the global batch a multiple of data.partitions"
-        )
-    if samples < global_batch:
-        raise ValueError(
-            f"a global batch of {global_batch} samples is more than an epoch has ({samples}): use"
-            " a smaller global batch or more data"
-        )
+class Plan(ABC):
+    """What every order shares: equal shares of all partitions, whole partitions for each rank.
 
-
-class GlobalPlan:
-    """The order of a training data set.
-
-    Args:
-        counts: samples of each shard, as `DataIndex.counts` has them.
+    Attributes:
         seed: seed of the order and of every sample's draws.
         partitions: canonical sequences that the samples are dealt into.
         shuffle_window: samples shuffled together; 1 keeps the order inside shards.
         global_batch: samples that one optimizer step takes from all ranks together.
-
-    Raises:
-        ValueError: if there is no sample, the partitions do not divide the global batch, or an
-            epoch does not fill one global batch.
     """
 
     def __init__(
-        self,
-        counts: Sequence[int] | NDArray[np.int64],
-        *,
-        seed: int,
-        partitions: int,
-        shuffle_window: int,
-        global_batch: int,
+        self, samples: int, *, seed: int, partitions: int, shuffle_window: int, global_batch: int
     ) -> None:
-        self._counts = np.asarray(counts, np.int64)
-        _check(int(self._counts.sum()), partitions, global_batch)
+        """Refuse what cannot be dealt.
+
+        Raises:
+            ValueError: if there is no sample, the partitions do not divide the global batch, or
+                the `samples` do not fill one global batch.
+        """
+        _check(samples, partitions, global_batch)
         self.seed = seed
         self.partitions = partitions
         self.shuffle_window = shuffle_window
         self.global_batch = global_batch
-        self._cached_order: _EpochOrder | None = None
 
     @property
+    @abstractmethod
     def samples_per_partition(self) -> int:
         """Samples of each partition in an epoch."""
-        return int(self._counts.sum()) // self.partitions
+
+    @abstractmethod
+    def places(
+        self, epoch: int, partitions: NDArray[np.int64], indexes: NDArray[np.int64]
+    ) -> Places:
+        """Where the samples at `indexes` of `partitions` lie; arrays of one length N."""
 
     @property
     def partition_share(self) -> int:
@@ -125,6 +109,16 @@ class GlobalPlan:
     def steps_per_epoch(self) -> int:
         """Global batches in an epoch; what a last, incomplete one would hold rests."""
         return self.samples_per_partition // self.partition_share
+
+    def facts(self) -> dict[str, int | str]:
+        """What the order depends on, as checkpoints hold it and people read it."""
+        return {
+            "data.seed": self.seed,
+            "data.partitions": self.partitions,
+            "data.shuffle_window": self.shuffle_window,
+            "training.global_batch": self.global_batch,
+            "samples in a partition": self.samples_per_partition,
+        }
 
     def after(self, position: Position) -> Position:
         """The position one step later."""
@@ -144,23 +138,13 @@ class GlobalPlan:
             start: first place inside the partition.
             stop: place after the last, at most `samples_per_partition`.
         """
-        order = self._order(epoch)
-        first = partition * self.samples_per_partition
-        inside = self._shuffled(epoch, partition, start, stop)
-        place = np.searchsorted(order.ends, first + inside, side="right")
-        shards = order.shards[place]
-        numbers = first + inside - (order.ends[place] - self._counts[shards])
-        indices = range(start, stop)
-        seeds = sample_seeds(self.seed, epoch, first + np.arange(start, stop))
-        columns = zip(indices, shards.tolist(), numbers.tolist(), seeds.tolist(), strict=True)
-        return [PlannedSample(epoch, partition, *column) for column in columns]
+        indexes = np.arange(start, stop)
+        return self._planned(epoch, np.full_like(indexes, partition), indexes)
 
     def micro_batches(
         self, position: Position, rank: int, world_size: int, accumulation: int = 1
     ) -> list[list[PlannedSample]]:
-        """A rank's part of one global batch, cut in equal micro-batches.
-
-        The samples are ordered by (partition, index) and cut in a row.
+        """A rank's part of one global batch, by partition and index, cut in equal micro-batches.
 
         Args:
             position: the step to take.
@@ -238,36 +222,111 @@ class GlobalPlan:
     ) -> list[PlannedSample]:
         """A rank's samples of the steps `start` to `stop - 1`: by step, partition and index."""
         share = self.partition_share
-        partitions = [
-            self.samples(epoch, partition, start * share, stop * share)
-            for partition in range(rank, self.partitions, world_size)
-        ]
-        return [
-            sample
-            for first in range(0, (stop - start) * share, share)
-            for samples in partitions
-            for sample in samples[first : first + share]
-        ]
+        own = np.arange(rank, self.partitions, world_size)
+        partitions = np.tile(np.repeat(own, share), stop - start)
+        indexes = np.tile(
+            np.arange(start * share, stop * share).reshape(-1, 1, share), (len(own), 1)
+        )
+        return self._planned(epoch, partitions, indexes.reshape(-1))
 
-    def _shuffled(self, epoch: int, partition: int, start: int, stop: int) -> NDArray[np.int64]:
-        """Which samples of a partition's unshuffled sequence stand at `start` to `stop - 1`."""
+    def _planned(
+        self, epoch: int, partitions: NDArray[np.int64], indexes: NDArray[np.int64]
+    ) -> list[PlannedSample]:
+        columns = (partitions, indexes, *self.places(epoch, partitions, indexes))
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        return [PlannedSample(epoch, *row) for row in rows]
+
+
+def _check(samples: int, partitions: int, global_batch: int) -> None:
+    if samples == 0:
+        raise ValueError("the data set is empty: its shards hold no sample")
+    if global_batch % partitions:
+        raise ValueError(
+            f"a global batch of {global_batch} samples cannot take an equal share of {partitions}"
+            f" partitions ({global_batch} / {partitions} = {global_batch / partitions:.3g}): make"
+            " the global batch a multiple of data.partitions"
+        )
+    if samples < global_batch:
+        raise ValueError(
+            f"a global batch of {global_batch} samples is more than an epoch has ({samples}): use"
+            " a smaller global batch or more data"
+        )
+
+
+class _ShardOrder(NamedTuple):
+    shards: NDArray[np.int64]
+    """Shard numbers in an epoch's order."""
+    ends: NDArray[np.int64]
+    """Samples up to and with each of them."""
+
+
+class GlobalPlan(Plan):
+    """The order of one training data set.
+
+    An epoch puts the shards in an order drawn for it and cuts their samples, end to end, in
+    `partitions` equal contiguous pieces; what remains at the end rests this epoch. Inside a
+    partition, every block of `shuffle_window` samples is shuffled.
+    """
+
+    def __init__(
+        self,
+        counts: Sequence[int] | NDArray[np.int64],
+        *,
+        seed: int,
+        partitions: int,
+        shuffle_window: int,
+        global_batch: int,
+    ) -> None:
+        """Plan the order from `counts`, the samples of each shard; the rest is told by `Plan`."""
+        self._counts = np.asarray(counts, np.int64)
+        self._total = int(self._counts.sum())
+        super().__init__(
+            self._total,
+            seed=seed,
+            partitions=partitions,
+            shuffle_window=shuffle_window,
+            global_batch=global_batch,
+        )
+        # Partitions that pass from one epoch to the next at different steps need both.
+        self._shard_order = lru_cache(maxsize=2)(self._draw_shard_order)
+        self._blocks = LatestBlocks(self._shuffle_block)
+
+    @property
+    def samples_per_partition(self) -> int:
+        """Samples of each partition in an epoch."""
+        return self._total // self.partitions
+
+    def places(
+        self, epoch: int, partitions: NDArray[np.int64], indexes: NDArray[np.int64]
+    ) -> Places:
+        """Where the samples at `indexes` of `partitions` lie; arrays of one length N."""
+        order = self._shard_order(epoch)
+        first = partitions * self.samples_per_partition
+        inside = first + self._shuffled(epoch, partitions, indexes)
+        place = np.searchsorted(order.ends, inside, side="right")
+        shards = order.shards[place]
+        numbers = inside - (order.ends[place] - self._counts[shards])
+        return Places(shards, numbers, sample_seeds(self.seed, epoch, first + indexes))
+
+    def _shuffled(
+        self, epoch: int, partitions: NDArray[np.int64], indexes: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """Which samples of the partitions' unshuffled sequences stand at `indexes`."""
+        blocks, within = np.divmod(indexes, self.shuffle_window)
+        inside = blocks * self.shuffle_window
+        for run in runs(partitions, blocks):
+            block = self._blocks.get(int(partitions[run.start]), epoch, int(blocks[run.start]))
+            inside[run] += block[within[run]]
+        return inside
+
+    def _shuffle_block(self, partition: int, epoch: int, block: int) -> NDArray[np.int64]:
         window = self.shuffle_window
-        first_block = start // window
-        blocks = []
-        for block in range(first_block, -(-stop // window)):
-            size = min(window, self.samples_per_partition - block * window)
-            order = permutation(size, self.seed, epoch, 1 + partition, block)
-            blocks.append(block * window + order)
-        offset = first_block * window
-        return np.concatenate(blocks)[start - offset : stop - offset]
+        size = min(window, self.samples_per_partition - block * window)
+        return permutation(size, self.seed, epoch, 1 + partition, block)
 
-    def _order(self, epoch: int) -> _EpochOrder:
-        order = self._cached_order
-        if order is None or order.epoch != epoch:
-            shards = permutation(len(self._counts), self.seed, epoch, 0)
-            order = _EpochOrder(epoch, shards, np.cumsum(self._counts[shards]))
-            self._cached_order = order
-        return order
+    def _draw_shard_order(self, epoch: int) -> _ShardOrder:
+        shards = permutation(len(self._counts), self.seed, epoch, 0)
+        return _ShardOrder(shards, np.cumsum(self._counts[shards]))
 
 
 def evaluation_samples(

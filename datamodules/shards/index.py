@@ -2,37 +2,40 @@
 
 `index.json` lists the shards (name, bytes, sha256, samples), in columns. `samples.npy` beside it is
 one fixed-width row a sample (key, and the offset and size of each of its members in the tar); it is
-mapped, not read, so that a data set of 10^9 samples opens in the time of its list of shards.
+mapped, not read, so that a data set of 10^9 samples opens in the time of its list of shards. That
+of a remote folder is copied once to a local cache and mapped there.
 """
 
 from __future__ import annotations
 
 import hashlib
-import tarfile
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import io
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from datamodules.storage import open_binary
+from datamodules.storage import (
+    Location,
+    atomic_file,
+    child,
+    local_copy,
+    location,
+    read_blocks,
+    read_bytes,
+    reason,
+    write_bytes,
+)
 
 FORMAT = "tap-shards/1"
 INDEX_NAME = "index.json"
 SAMPLES_NAME = "samples.npy"
-_MEMBERS = {
-    "jpg": "image",
-    "jpeg": "image",
-    "png": "image",
-    "json": "annotation",
-    "priors.npy": "priors",
-}
 _ABSENT = (-1, 0)
-_BLOCK = 1 << 20
 
 
 class Members(NamedTuple):
@@ -45,7 +48,7 @@ class Members(NamedTuple):
 
 
 class ShardEntry(NamedTuple):
-    """One shard: its file name, size in bytes, sha256 and samples."""
+    """One shard: its file name, size in bytes, sha256 (empty if not taken) and samples."""
 
     name: str
     size: int
@@ -53,168 +56,243 @@ class ShardEntry(NamedTuple):
     members: list[Members]
 
 
+class SampleIndex(Protocol):
+    """What a reader and a plan need to know of a data set."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Name of each shard."""
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Samples of each shard, `[shards]`."""
+
+    @property
+    def sha256(self) -> str:
+        """Changes when anything changes that the samples are read from."""
+
+    def __len__(self) -> int:
+        """Samples in all."""
+
+    def path(self, shard: int) -> Location:
+        """The tar that holds a shard's images and annotations."""
+
+    def members(self, shard: int, number: int) -> Members:
+        """Where the members of sample `number` of a shard lie."""
+
+    def priors_path(self, shard: int) -> Location:
+        """The tar that `Members.priors` points into: the shard itself, or its sidecar."""
+
+
 @dataclass(frozen=True, slots=True)
 class DataIndex:
     """The shards of a folder and the samples in them. It travels to other processes by its path."""
 
-    folder: Path
+    folder: Location
     names: tuple[str, ...]
-    """File name of each shard."""
+    """File name of each shard, or its absolute path or URL where it lies elsewhere."""
     counts: NDArray[np.int64]
     """Samples of each shard, `[shards]`."""
     starts: NDArray[np.int64]
     """Samples before each shard, `[shards]`."""
+    sizes: NDArray[np.int64]
+    """Bytes of each shard, `[shards]`."""
+    checksums: tuple[str, ...]
+    """sha256 of each shard; empty if it was not taken."""
     samples: NDArray[Any]
     """One row a sample, mapped from `samples.npy`."""
     sha256: str
-    """Hash of `index.json`, which holds those of the shards and of `samples.npy`."""
+    """Hash of `index.json`, which holds those of the shards and of `samples.npy`, and of the
+    sidecar's."""
+    main: str | None = None
+    """Of a sidecar: the `sha256` of the index whose samples its priors belong to."""
+    sidecar: DataIndex | None = None
+    """Where the priors lie, if not in the shards."""
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __reduce__(self) -> tuple[Any, tuple[Path]]:
-        return DataIndex.load, (self.folder,)
+    def __reduce__(self) -> tuple[Any, tuple[Location, Location | None]]:
+        return DataIndex.load, (self.folder, None if self.sidecar is None else self.sidecar.folder)
 
-    def path(self, shard: int) -> Path:
-        """Path of a shard's tar."""
-        return self.folder / self.names[shard]
+    def path(self, shard: int) -> Location:
+        """The tar that holds a shard's images and annotations."""
+        return child(self.folder, self.names[shard])
+
+    def priors_path(self, shard: int) -> Location:
+        """The tar that `Members.priors` points into: the shard itself, or its sidecar."""
+        return (self.sidecar or self).path(shard)
 
     def members(self, shard: int, number: int) -> Members:
         """Where the members of sample `number` of a shard lie."""
         if not 0 <= number < self.counts[shard]:
             raise IndexError(f"{self.names[shard]} has {self.counts[shard]} samples, not {number}")
-        row = self.samples[self.starts[shard] + number]
-        image, annotation, priors = (
-            (int(offset), int(size)) for offset, size in row["members"].tolist()
-        )
-        return Members(row["key"].decode(), image, annotation, priors)
+        row = self.starts[shard] + number
+        members = _members_of(self.samples[row])
+        if self.sidecar is None:
+            return members
+        return members._replace(priors=_members_of(self.sidecar.samples[row]).priors)
+
+    def keys(self, shard: int) -> list[bytes]:
+        """Keys of the samples of a shard."""
+        start = self.starts[shard]
+        keys: list[bytes] = self.samples["key"][start : start + self.counts[shard]].tolist()
+        return keys
 
     @classmethod
-    def load(cls, folder: str | Path) -> DataIndex:
+    def load(cls, folder: str | Location, priors: str | Location | None = None) -> DataIndex:
         """Open the index of a folder of shards.
 
+        Args:
+            folder: a path, or a URL.
+            priors: the folder of the sidecar shards that hold the priors, if the shards do not.
+
         Raises:
-            ValueError: if the folder or its index is missing or broken.
+            ValueError: if the folder or its index is missing or broken, or the sidecar is of other
+                samples.
         """
-        folder = Path(folder)
-        if not folder.is_dir():
+        index = cls._load(location(folder))
+        if priors is None:
+            return index
+        from datamodules.shards.sidecar import join_sidecar
+
+        return join_sidecar(index, cls._load(location(priors)))
+
+    @classmethod
+    def _load(cls, folder: Location) -> DataIndex:
+        if isinstance(folder, Path) and not folder.is_dir():
+            _check_ended(folder)
             raise ValueError(f"no such folder of shards: {folder}")
         path = folder / INDEX_NAME
+        again = f"with: tap data index {folder}"
         try:
-            content = path.read_bytes()
-            record = orjson.loads(content)
-            shards = record["shards"]
-            counts = np.array(shards["samples"], np.int64)
-            samples = _map_samples(folder / SAMPLES_NAME, int(counts.sum()))
+            return cls._read(folder, read_bytes(path))
         except FileNotFoundError as error:
-            raise ValueError(
-                f"{error.filename} is missing: index the shards with: tap data index {folder}"
-            ) from error
+            _check_ended(folder)
+            raise ValueError(f"{error.filename} is missing: index the shards {again}") from error
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read: {reason(error)}") from error
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"{path} is broken ({error}): index the shards again, with: tap data index {folder}"
+                f"{path} is broken ({error}): index the shards again, {again}"
             ) from error
-        digest = hashlib.sha256(content).hexdigest()
-        starts = np.cumsum(counts) - counts
-        return cls(folder, tuple(shards["name"]), counts, starts, samples, digest)
+
+    @classmethod
+    def _read(cls, folder: Location, content: bytes) -> DataIndex:
+        record = orjson.loads(content)
+        shards = record["shards"]
+        counts = np.array(shards["samples"], np.int64)
+        sizes = np.array(shards["bytes"], np.int64)
+        names, checksums = tuple(map(str, shards["name"])), tuple(map(str, shards["sha256"]))
+        if not len(names) == len(checksums) == len(sizes) == len(counts) or (counts < 0).any():
+            raise ValueError("its columns do not fit together")
+        samples = _map_samples(folder, str(record["samples_sha256"]), int(counts.sum()))
+        starts, digest = np.cumsum(counts) - counts, hashlib.sha256(content).hexdigest()
+        return cls(
+            folder, names, counts, starts, sizes, checksums, samples, digest, record.get("main")
+        )
 
 
-def _map_samples(path: Path, expected: int) -> NDArray[Any]:
+def _check_ended(folder: Location) -> None:
+    """Tell a data set that is half made from one that was never indexed."""
+    from datamodules.shards.provenance import check_ended
+
+    check_ended(folder.parent)
+
+
+def _members_of(row: Any) -> Members:
+    image, annotation, priors = map(tuple, row["members"].tolist())
+    return Members(row["key"].decode(errors="replace"), image, annotation, priors)
+
+
+def _map_samples(folder: Location, digest: str, expected: int) -> NDArray[Any]:
     """Map the rows of `samples.npy`; numpy cannot map a file without rows, so none is read."""
-    rows: NDArray[Any] = np.load(path, mmap_mode="r" if expected else None, allow_pickle=False)
+    path = local_copy(folder / SAMPLES_NAME, digest)
+    try:
+        rows: NDArray[Any] = np.load(path, mmap_mode="r" if expected else None, allow_pickle=False)
+    except OSError:
+        raise
+    except Exception as error:  # a broken header fails in numpy in many ways
+        raise ValueError(f"{SAMPLES_NAME} is not an array: {error}") from error
+    if rows.ndim != 1 or rows.dtype != _row_type(rows.dtype["key"].itemsize):
+        raise ValueError(f"{SAMPLES_NAME} has other columns than an index has")
     if len(rows) != expected:
-        raise ValueError(f"{path.name} has {len(rows)} rows for {expected} samples")
+        raise ValueError(f"{SAMPLES_NAME} has {len(rows)} rows for {expected} samples")
     return rows
 
 
-def write_index(folder: str | Path, entries: Sequence[ShardEntry]) -> None:
-    """Write `samples.npy` and then `index.json` of a folder, each in one step."""
-    folder = Path(folder)
-    rows = [members for entry in entries for members in entry.members]
-    draft = folder / f".{SAMPLES_NAME}"
-    with draft.open("wb") as file:
-        np.lib.format.write_array(file, _rows(rows), allow_pickle=False)
+def file_name(name: str) -> str:
+    """The file name of a shard that an index may name by a path or a URL."""
+    return name.rpartition("/")[2]
+
+
+def write_index(
+    folder: str | Location, entries: Iterable[ShardEntry], main: str | None = None
+) -> None:
+    """Write `samples.npy` and then `index.json` of a folder, each in one step.
+
+    Args:
+        folder: where to write; it is there.
+        entries: the shards, in their order; each is let go of before the next is asked for.
+        main: of a sidecar, the `sha256` of the index whose samples its priors belong to.
+
+    Raises:
+        OSError: if they cannot be written.
+    """
+    folder = location(folder)
+    shards: dict[str, list[Any]] = {"name": [], "bytes": [], "sha256": [], "samples": []}
+    rows = []
+    for entry in entries:
+        rows.append(_encode_rows(entry.members))
+        for column, value in zip(shards, (*entry[:3], len(entry.members)), strict=True):
+            shards[column].append(value)
     record = {
         "format": FORMAT,
-        "samples": len(rows),
-        "samples_sha256": sha256(draft),
-        "shards": {
-            "name": [entry.name for entry in entries],
-            "bytes": [entry.size for entry in entries],
-            "sha256": [entry.sha256 for entry in entries],
-            "samples": [len(entry.members) for entry in entries],
-        },
+        "samples": sum(shards["samples"]),
+        "samples_sha256": _write_rows(folder / SAMPLES_NAME, rows),
+        "shards": shards,
     }
-    draft.replace(folder / SAMPLES_NAME)
-    draft = folder / f".{INDEX_NAME}"
-    draft.write_bytes(orjson.dumps(record))
-    draft.replace(folder / INDEX_NAME)
+    if main is not None:
+        record["main"] = main
+    write_bytes(folder / INDEX_NAME, orjson.dumps(record))
 
 
-def _rows(samples: Sequence[Members]) -> NDArray[Any]:
+def _row_type(width: int) -> np.dtype[Any]:
+    return np.dtype([("key", f"S{width}"), ("members", np.int64, (3, 2))])
+
+
+def _encode_rows(samples: Sequence[Members]) -> NDArray[Any]:
     keys = [each.key.encode() for each in samples]
-    width = max(map(len, keys), default=1)
-    rows = np.zeros(len(samples), [("key", f"S{width}"), ("members", np.int64, (3, 2))])
+    rows = np.zeros(len(samples), _row_type(max(map(len, keys), default=1)))
     if samples:
         rows["key"] = keys
         rows["members"] = [each[1:] for each in samples]
     return rows
 
 
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
+def _write_rows(place: Location, shards: Sequence[NDArray[Any]]) -> str:
+    """Write the rows of all shards as one array, as wide as the longest key; gives the sha256."""
+    width = max((rows.dtype["key"].itemsize for rows in shards), default=1)
+    header = io.BytesIO()
+    description = np.lib.format.header_data_from_array_1_0(np.empty(0, _row_type(width)))
+    np.lib.format.write_array_header_1_0(header, description | {"shape": (sum(map(len, shards)),)})
     digest = hashlib.sha256()
-    with open_binary(path) as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
+    with atomic_file(place) as file:
+        for data in chain(
+            [header.getvalue()], (rows.astype(_row_type(width)).tobytes() for rows in shards)
+        ):
+            digest.update(data)
+            file.write(data)
     return digest.hexdigest()
 
 
-def index_shards(folder: str | Path, threads: int = 4) -> DataIndex:
-    """Index tars that others made, such as SA-1B's own, without changing them.
-
-    A sample is every member of a tar with the same path up to its first dot, wherever in the tar
-    they lie. A tar that was cut is indexed up to the cut; what its last sample lacks is found when
-    it is read, so that it counts as a bad sample.
-
-    Args:
-        folder: folder with `*.tar`; `index.json` and `samples.npy` are written in it.
-        threads: tars read at once; every byte is read, for the checksums.
+def sha256(place: Location) -> str:
+    """Hex digest of a file.
 
     Raises:
-        ValueError: if the folder is missing, holds no tar, or one of them is not a tar.
+        OSError: if it cannot be read.
     """
-    paths = sorted(Path(folder).glob("*.tar"))
-    if not paths:
-        raise ValueError(f"no tars in {folder}: give the folder that holds the shards themselves")
-    with ThreadPoolExecutor(threads) as pool:
-        entries = list(pool.map(_entry, paths))
-    write_index(folder, entries)
-    return DataIndex.load(folder)
-
-
-def _entry(path: Path) -> ShardEntry:
-    samples: dict[str, dict[str, tuple[int, int]]] = {}
-    with open_binary(path) as file:
-        for name, offset, size in _files(file, path):
-            key, _, extension = name.rpartition("/")[2].partition(".")
-            key = name[: len(name) - len(extension) - 1].removeprefix("./")
-            member = _MEMBERS.get(extension.lower())
-            if member is not None:
-                samples.setdefault(key, {})[member] = (offset, size)
-    members = [Members(key, **places) for key, places in samples.items()]
-    return ShardEntry(path.name, path.stat().st_size, sha256(path), members)
-
-
-def _files(file: Any, path: Path) -> list[tuple[str, int, int]]:
-    """Name, byte offset and size of every file in a tar, up to its end or to where it was cut."""
-    files = []
-    try:
-        with tarfile.open(fileobj=file, mode="r:") as tar:
-            for member in tar:
-                if member.isfile():
-                    files.append((member.name, member.offset_data, member.size))
-    except tarfile.ReadError as error:
-        if not files:
-            raise ValueError(f"{path} is not an uncompressed tar: {error}") from error
-    return files
+    digest = hashlib.sha256()
+    for block in read_blocks(place):
+        digest.update(block)
+    return digest.hexdigest()

@@ -1,38 +1,113 @@
-"""`dataset.json`: what a data set was made from, how, and the hashes of what came out."""
+"""`dataset.json`: what a data set was made from, how, and the hashes of what came out.
+
+It is written last: a folder without it is no data set, but one whose making has not ended.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import orjson
 
 from datamodules.shards.index import INDEX_NAME, sha256
+from datamodules.storage import (
+    Location,
+    exists,
+    list_files,
+    make_folder,
+    read_bytes,
+    reason,
+    write_bytes,
+)
 
 CARD_NAME = "dataset.json"
+PARTS_NAME = ".parts"
+"""Folder of the records of what is done, in a data set that is being made."""
+BEGUN_NAME = "begun.json"
+"""In it, what the data set is to become."""
 
 
-def is_made(folder: Path, source: str, settings: dict[str, Any]) -> bool:
+def is_made(folder: Location, source: str, settings: dict[str, Any]) -> bool:
     """Whether a folder holds the data set of these settings, complete.
 
     Raises:
         ValueError: if it holds a data set of another source or of other settings.
     """
     path = folder / CARD_NAME
-    if not path.exists():
+    if not exists(path):
         return False
+    check_same(folder, path, source, settings)
+    return True
+
+
+def begin(folder: Location, source: str, settings: dict[str, Any]) -> None:
+    """Claim a folder for a data set, or check that it was begun with these settings.
+
+    Args:
+        folder: path or URL of the folder; it is made if it is not there.
+        source: what the data are to come from.
+        settings: everything that its bytes depend on.
+
+    Raises:
+        ValueError: if it holds something else, or cannot be written to.
+    """
+    begun = folder / PARTS_NAME / BEGUN_NAME
+    if exists(begun):
+        check_same(folder, begun, source, settings)
+        return
     try:
-        card = orjson.loads(path.read_bytes())
-        found = {"source": card["source"], **card["settings"]}
+        if list_files(folder):
+            raise ValueError(f"{folder} is not empty: choose another folder or remove it")
+        make_folder(begun.parent)
+        record = {"source": source, "settings": settings}
+        write_bytes(begun, orjson.dumps(record, option=orjson.OPT_INDENT_2))
+    except OSError as error:
+        raise ValueError(
+            f"cannot write to {folder}: {reason(error)}. Choose a folder that you may write to"
+        ) from error
+
+
+def check_ended(folder: Location) -> None:
+    """Refuse a folder whose making was begun and has not ended.
+
+    Raises:
+        ValueError: telling how to go on.
+    """
+    begun = folder / PARTS_NAME / BEGUN_NAME
+    if exists(begun) and not exists(folder / CARD_NAME):
+        source = orjson.loads(read_bytes(begun))["source"]
+        raise ValueError(
+            f"{folder} is no data set yet: its making ({source}) has not ended, for it has no"
+            f" {CARD_NAME}. Call what makes it once more, with the same settings: it goes on where"
+            " it stopped"
+        )
+
+
+def check_same(folder: Location, path: Location, source: str, settings: dict[str, Any]) -> None:
+    """Refuse a folder for another source or other settings than it was made for.
+
+    Args:
+        folder: the folder.
+        path: the JSON file in it that tells its `source` and `settings`.
+        source: what the data is to come from.
+        settings: everything that its bytes depend on.
+
+    Raises:
+        ValueError: naming every difference; or if the file is broken.
+    """
+    try:
+        record = orjson.loads(read_bytes(path))
+        found = {"source": record["source"], **record["settings"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} cannot be read ({error!r}): remove {folder} to make it anew, or choose another"
             " folder"
         ) from error
+    here = orjson.loads(orjson.dumps({"source": source, **settings}))
     differences = [
         f"{name} is {found.get(name)} there and {wanted} here"
-        for name, wanted in {"source": source, **settings}.items()
+        for name, wanted in here.items()
         if found.get(name) != wanted
     ]
     if differences:
@@ -40,11 +115,10 @@ def is_made(folder: Path, source: str, settings: dict[str, Any]) -> bool:
             f"{folder} holds another data set ({'; '.join(differences)}): choose another folder, or"
             " remove this one to make it anew"
         )
-    return True
 
 
 def write_card(
-    folder: Path,
+    folder: Location,
     source: str,
     settings: dict[str, Any],
     priors: str,
@@ -68,4 +142,4 @@ def write_card(
         "indexes": {split: sha256(folder / split / INDEX_NAME) for split in splits},
         **facts,
     }
-    (folder / CARD_NAME).write_bytes(orjson.dumps(card, option=orjson.OPT_INDENT_2))
+    write_bytes(folder / CARD_NAME, orjson.dumps(card, option=orjson.OPT_INDENT_2))

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-import io
+import os
+import threading
+import weakref
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
-from typing import BinaryIO, Self
+from functools import cached_property
+from pathlib import Path
+from typing import Self, TypeAlias
 
-from datamodules.shards.index import DataIndex
+from upath import UPath
+
+from datamodules.shards.index import SampleIndex
 from datamodules.shards.records import BadSample, RawSample
-from datamodules.storage import open_binary, reason
+from datamodules.storage import Location, read_range, reason
+
+OPEN_SHARDS = 64
+"""Shards that a reader keeps open: a file each, and one more where the priors lie in a sidecar."""
+GAP_BYTES = 64 << 10
+"""Members of a remote shard that lie no further apart than this are read in one request."""
+
+Place: TypeAlias = tuple[int, int]
+"""Byte offset and bytes of a member."""
 
 
 class _UnreadableError(Exception):
@@ -17,71 +31,138 @@ class _UnreadableError(Exception):
 
 
 class ShardReader:
-    """Reads samples of an index by byte offset; each shard is opened once, on first use.
+    """Reads samples of an index by byte offset, from any number of threads.
 
-    A context manager: its end closes the shards. It never raises for what it reads: a shard that is
-    missing, cut or incomplete gives `BadSample`, the same one every time.
+    A context manager: its end lets go of the files. It never raises for what it reads: a shard that
+    is missing, cut or incomplete, or a store that does not answer, gives `BadSample`, with the same
+    reason for the same fault. A shard that has grown since it was indexed is read as it was.
+
+    Args:
+        index: where the samples lie.
+        open_shards: shards to keep open, of those read last.
     """
 
-    def __init__(self, index: DataIndex) -> None:
+    def __init__(self, index: SampleIndex, open_shards: int = OPEN_SHARDS) -> None:
         self._index = index
-        self._files: dict[int, BinaryIO | str] = {}
-        self._stack = ExitStack()
+        self._open_shards = open_shards
+        self._tars: OrderedDict[int, tuple[_Tar, _Tar]] = OrderedDict()
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stack.close()
-        self._files.clear()
+        with self._lock:
+            self._tars.clear()
 
     def read(self, shard: int, number: int) -> RawSample | BadSample:
         """Read sample `number` of shard number `shard`."""
         name = self._index.names[shard]
         members = self._index.members(shard, number)
+        wanted = {"image": members.image, "annotation": members.annotation}
+        priors = {"priors": members.priors} if members.priors[0] >= 0 else {}
         try:
-            return RawSample(
-                name,
-                members.key,
-                self._member(shard, members.image, "image"),
-                self._member(shard, members.annotation, "annotation"),
-                self._member(shard, members.priors, "priors") if members.priors[1] else None,
-            )
+            tar, priors_tar = self._open(shard)
+            if tar is priors_tar:
+                found = _read(tar, "the shard", wanted | priors)
+            else:
+                found = _read(tar, "the shard", wanted)
+                found |= _read(priors_tar, "the shard of the priors", priors)
         except _UnreadableError as error:
             return BadSample(name, members.key, str(error))
+        return RawSample(
+            name, members.key, found["image"], found["annotation"], found.get("priors")
+        )
 
-    def _member(self, shard: int, place: tuple[int, int], kind: str) -> bytes:
-        file = self._open(shard)
-        if isinstance(file, str):
-            raise _UnreadableError(f"the shard cannot be read: {file}")
-        offset, size = place
-        if offset < 0:
-            raise _UnreadableError(f"the shard holds no {kind} of that key")
-        try:
-            file.seek(offset)
-            data = file.read(size)
-        except OSError as error:
-            raise _UnreadableError(f"the {kind} cannot be read: {reason(error)}") from error
-        if len(data) < size:
-            raise _UnreadableError(
-                f"the shard was cut: the {kind} ends at byte {offset + size},"
-                f" the shard at byte {file.seek(0, io.SEEK_END)}"
-            )
-        return data
-
-    def _open(self, shard: int) -> BinaryIO | str:
-        """The open shard, or why it cannot be opened."""
-        if shard not in self._files:
+    def _open(self, shard: int) -> tuple[_Tar, _Tar]:
+        """The tars of a shard and of its priors, which may be the same."""
+        with self._lock:
+            if shard in self._tars:
+                self._tars.move_to_end(shard)
+                return self._tars[shard]
             try:
-                path = self._index.path(shard)
-                self._files[shard] = self._stack.enter_context(open_binary(path))
-            except OSError as error:
-                self._files[shard] = reason(error)
-        return self._files[shard]
+                place, priors_place = self._index.path(shard), self._index.priors_path(shard)
+            except ValueError as error:
+                raise _UnreadableError(f"the shard cannot be read: {error}") from error
+            tar = _tar(place)
+            self._tars[shard] = tar, tar if priors_place == place else _tar(priors_place)
+            if len(self._tars) > self._open_shards:
+                self._tars.popitem(last=False)
+            return self._tars[shard]
+
+
+def _read(tar: _Tar, what: str, wanted: dict[str, Place]) -> dict[str, bytes]:
+    """The bytes of some members of one tar."""
+    for kind, (offset, size) in wanted.items():
+        if offset < 0 or size < 0:
+            raise _UnreadableError(f"{what} holds no {kind} of that key")
+    spans = _spans(wanted.values(), tar.gap)
+    try:
+        data = {span: tar.read(*span) for span in spans}
+    except (OSError, ValueError) as error:
+        raise _UnreadableError(f"{what} cannot be read: {reason(error)}") from error
+    found = {}
+    for kind, (offset, size) in wanted.items():
+        span = next(span for span in spans if span[0] <= offset and offset + size <= span[1])
+        found[kind] = data[span][offset - span[0] : offset - span[0] + size]
+        if len(found[kind]) < size:
+            raise _UnreadableError(f"{what} was cut: the {kind} would end at byte {offset + size}")
+    return found
+
+
+def _spans(places: Iterable[Place], gap: int) -> list[tuple[int, int]]:
+    """The ranges, start to stop, that hold all places; those no further apart are one."""
+    spans: list[tuple[int, int]] = []
+    for offset, size in sorted(places):
+        if spans and offset - spans[-1][1] <= gap:
+            spans[-1] = (spans[-1][0], max(spans[-1][1], offset + size))
+        else:
+            spans.append((offset, offset + size))
+    return spans
+
+
+def _tar(place: Location) -> _Tar:
+    return _LocalTar(place) if isinstance(place, Path) else _RemoteTar(place)
+
+
+class _LocalTar:
+    """A file that is opened when first read, and closed when the last thread lets go of it."""
+
+    gap = -1
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @cached_property
+    def _descriptor(self) -> int:
+        descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, descriptor)
+        return descriptor
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Bytes `start` to `stop`, fewer where the file ends before; an index may ask for more."""
+        end = min(stop, os.fstat(self._descriptor).st_size)
+        return os.pread(self._descriptor, end - start, start) if start < end else b""
+
+
+class _RemoteTar:
+    """A file of an object store."""
+
+    gap = GAP_BYTES
+
+    def __init__(self, place: UPath) -> None:
+        self._place = place
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Bytes `start` to `stop`, fewer where the file ends before."""
+        return read_range(self._place, start, stop)
+
+
+_Tar: TypeAlias = _LocalTar | _RemoteTar
 
 
 def read_samples(
-    index: DataIndex, shard: int, numbers: Iterable[int]
+    index: SampleIndex, shard: int, numbers: Iterable[int]
 ) -> Iterator[RawSample | BadSample]:
     """Read some samples of one shard, in the order given."""
     with ShardReader(index) as reader:

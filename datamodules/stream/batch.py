@@ -13,6 +13,8 @@ from torch import Tensor
 
 from datamodules.decoding.decode import DecodedSample
 from datamodules.order.plan import Position
+from datamodules.stream.quarantine import NOTHING_COUNTED, SampleCounts
+from datamodules.stream.slots import DecodedGroup
 
 
 @dataclass(slots=True)
@@ -26,7 +28,9 @@ class RegionBatch:
     pixels: Tensor
     """uint8 `[B, 3, S, S]`, RGB, padded right and below, channels last in memory."""
     masks: Tensor
-    """bool `[M, R, R]`."""
+    """bool `[M, R, R]`; the box, where there is no mask."""
+    has_mask: Tensor
+    """bool `[M]`: False where only the box is known."""
     boxes: Tensor
     """float32 `[M, 4]`: x0, y0, x1, y1 of the visible part, in pixels of the frame."""
     image_index: Tensor
@@ -50,6 +54,8 @@ class RegionBatch:
     step_regions: int = 0
     """Regions of this rank in the whole optimizer step, over its micro-batches; 0 where no step is
     taken. A loss that is divided by it weighs every region alike."""
+    counts: SampleCounts = NOTHING_COUNTED
+    """What became of the samples that this batch was to be made of."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """The batch on a device."""
@@ -71,7 +77,9 @@ def collate(
     samples: Sequence[DecodedSample],
     position: Position,
     pixels: NDArray[np.uint8] | None = None,
+    masks: NDArray[np.bool_] | None = None,
     step_regions: int = 0,
+    counts: SampleCounts | None = None,
 ) -> RegionBatch:
     """Join samples of one frame size to a batch.
 
@@ -80,26 +88,51 @@ def collate(
         position: where a run that has consumed this batch goes on.
         pixels: the buffer `[B, S, S, 3]` that the samples were decoded into, to be used without a
             copy; None copies each sample's own pixels.
+        masks: the same for masks, `[M, R, R]`.
         step_regions: regions of this rank in the whole optimizer step.
+        counts: what became of the samples, the bad ones too; None where all are good.
     """
     frames = np.stack([sample.pixels for sample in samples]) if pixels is None else pixels
-    counts = [len(sample.masks) for sample in samples]
+    regions = [len(sample.masks) for sample in samples]
     batch = RegionBatch(
         pixels=torch.from_numpy(frames).permute(0, 3, 1, 2),
-        masks=_join([sample.masks for sample in samples]),
+        masks=_join([s.masks for s in samples]) if masks is None else torch.from_numpy(masks),
+        has_mask=_join([sample.has_mask for sample in samples]),
         boxes=_join([sample.boxes for sample in samples]),
-        image_index=torch.repeat_interleave(torch.arange(len(samples)), torch.tensor(counts)),
+        image_index=torch.repeat_interleave(torch.arange(len(samples)), torch.tensor(regions)),
         priors=_join([sample.priors for sample in samples]),
         has_prior=_join([sample.has_prior for sample in samples]),
         concepts=_join([sample.concepts for sample in samples]),
-        weights=torch.ones(sum(counts)),
+        weights=torch.ones(sum(regions)),
         seeds=torch.tensor([sample.seed for sample in samples], dtype=torch.int64),
         sizes=torch.tensor([sample.size for sample in samples], dtype=torch.int64),
         keys=[sample.key for sample in samples],
         position=position,
         step_regions=step_regions,
+        counts=SampleCounts.of(samples) if counts is None else counts,
     )
-    return batch if sum(counts) else _with_placeholder(batch)
+    return batch if sum(regions) else _with_placeholder(batch)
+
+
+def collate_group(
+    group: DecodedGroup,
+    position: Position,
+    stand_in: DecodedSample | None,
+    step_regions: int = 0,
+) -> RegionBatch:
+    """Join a group that was decoded into slots: no picture and no mask is copied, only moved.
+
+    Args:
+        group: the samples; it is spent.
+        position: where a run that has consumed this batch goes on.
+        stand_in: a sample without regions, for a group that has no good one.
+        step_regions: regions of this rank in the whole optimizer step.
+    """
+    counts = SampleCounts.of(group.results)
+    if stand_in is not None and not group.good:
+        return collate([stand_in], position, step_regions=step_regions, counts=counts)
+    pixels, masks = group.close_gaps()
+    return collate(group.good, position, pixels, masks, step_regions, counts)
 
 
 def _join(arrays: Sequence[NDArray[np.generic]]) -> Tensor:
@@ -112,6 +145,7 @@ def _with_placeholder(batch: RegionBatch) -> RegionBatch:
     return replace(
         batch,
         masks=torch.ones(1, cells, cells, dtype=torch.bool),
+        has_mask=torch.ones(1, dtype=torch.bool),
         boxes=torch.tensor([[0.0, 0.0, side, side]]),
         image_index=torch.zeros(1, dtype=torch.int64),
         priors=torch.zeros(1, width),

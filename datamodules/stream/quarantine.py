@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
+from datamodules.decoding.decode import DecodedSample
 from datamodules.shards.records import BadSample
 
 SHOWN = 3
@@ -13,6 +15,28 @@ SHOWN = 3
 
 class TooManyBadSamplesError(ValueError):
     """More of the data is bad than the job allows."""
+
+
+class SampleCounts(NamedTuple):
+    """What became of samples that were read."""
+
+    samples_seen: int = 0
+    """All of them, good and bad."""
+    samples_quarantined: int = 0
+    """The bad ones."""
+    regions_dropped: int = 0
+    """Faulty regions of good samples, which were left out."""
+
+    @classmethod
+    def of(cls, results: Iterable[DecodedSample | BadSample]) -> SampleCounts:
+        """Count some samples."""
+        counted = list(results)
+        good = [result for result in counted if isinstance(result, DecodedSample)]
+        dropped = sum(sample.dropped_regions for sample in good)
+        return cls(len(counted), len(counted) - len(good), dropped)
+
+
+NOTHING_COUNTED = SampleCounts()
 
 
 class Quarantine:
@@ -40,6 +64,17 @@ class Quarantine:
         """The bad ones."""
         self.dropped_regions = 0
         """Regions of good samples that had to be left out."""
+
+    def count(self, result: DecodedSample | BadSample) -> None:
+        """Count a sample, good or bad.
+
+        Raises:
+            TooManyBadSamplesError: as `bad`.
+        """
+        if isinstance(result, BadSample):
+            self.bad(result)
+        else:
+            self.good(result.dropped_regions)
 
     def good(self, dropped_regions: int = 0) -> None:
         """Count a good sample, and its regions that had to be left out."""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
 
-from datamodules.order.plan import GlobalPlan
+from datamodules.order.plan import Plan
 from datamodules.stream.batch import RegionBatch
 from datamodules.stream.prefetch import Prefetch
 from datamodules.stream.sample_stream import EvaluationStream
+from datamodules.vocabulary import Vocabulary
 
 
 class RegionDataModule(LightningDataModule):
@@ -21,8 +21,8 @@ class RegionDataModule(LightningDataModule):
 
     def __init__(
         self,
-        folder: Path,
-        plan: GlobalPlan,
+        vocabulary: Vocabulary,
+        plan: Plan,
         training: Prefetch[RegionBatch],
         held_out: EvaluationStream | None,
         start_step: int,
@@ -30,23 +30,18 @@ class RegionDataModule(LightningDataModule):
         """Wrap the streams.
 
         Args:
-            folder: the data set's folder.
+            vocabulary: the concepts that regions are named by.
             plan: the order of the training samples.
             training: this worker's batches from `start_step` on.
             held_out: this worker's share of the held-out images, if they are looked at.
             start_step: optimizer steps that were done before.
         """
         super().__init__()
-        self.folder = folder
+        self.vocabulary = vocabulary
         self.plan = plan
         self.training = training
         self.held_out = held_out
         self.start_step = start_step
-
-    @property
-    def vocabulary(self) -> Path:
-        """The file of concept names and embeddings."""
-        return self.folder / "vocabulary.safetensors"
 
     def train_dataloader(self) -> Prefetch[RegionBatch]:
         """Batches from the run's position on."""
@@ -61,7 +56,7 @@ class RegionDataModule(LightningDataModule):
         assert self.trainer is not None
         step = self.trainer.global_step
         position = self.plan.position(step).as_dict()
-        return {"steps": step, "position": position, "order": self._order()}
+        return {"steps": step, "position": position, "order": self.plan.facts()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Make sure that the stream goes on where the checkpoint stands.
@@ -69,28 +64,18 @@ class RegionDataModule(LightningDataModule):
         Raises:
             ValueError: if the data, or the order of its samples, is not what it was.
         """
-        differing = {
-            name: (value, self._order()[name])
-            for name, value in state_dict["order"].items()
-            if value != self._order()[name]
-        }
-        if differing:
-            changes = "; ".join(f"{k} was {old}, is {new}" for k, (old, new) in differing.items())
+        was, now = state_dict["order"], self.plan.facts()
+        changes = "; ".join(
+            f"{name} was {was.get(name, 'not there')}, is {now.get(name, 'not there')}"
+            for name in {**was, **now}
+            if was.get(name) != now.get(name)
+        )
+        if changes:
             raise ValueError(
                 f"the run cannot go on with another order of its data ({changes}): restore it, or"
                 " start a new run"
             )
         assert state_dict["steps"] == self.start_step, "the stream starts at another step"
-
-    def _order(self) -> dict[str, int]:
-        plan = self.plan
-        return {
-            "data.seed": plan.seed,
-            "data.partitions": plan.partitions,
-            "data.shuffle_window": plan.shuffle_window,
-            "training.global_batch": plan.global_batch,
-            "samples in a partition": plan.samples_per_partition,
-        }
 
     def teardown(self, stage: str) -> None:
         """Stop reading."""

@@ -3,104 +3,42 @@
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
 from itertools import chain, islice
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from datamodules.decoding.decode import (
-    BadSampleError,
-    DecodedSample,
-    Frame,
-    blank_sample,
-    decode_sample,
-)
-from datamodules.order.plan import GlobalPlan, PlannedSample, Position, evaluation_samples
-from datamodules.shards.index import DataIndex
-from datamodules.shards.records import BadSample
-from datamodules.stream.quarantine import Quarantine
-from datamodules.stream.reading import SeededSample, read_here, read_with_ray
-from tap_platform.config.data import StreamConfig
+from datamodules.decoding.decode import DecodedSample, Frame, blank_sample
+from datamodules.order.plan import Plan, PlannedSample, Position, evaluation_samples
+from datamodules.shards.index import SampleIndex
+from datamodules.stream.decoder import Decoder
+from datamodules.stream.reading import SeededSample, read_here
+from datamodules.stream.slots import DecodedGroup
 
 if TYPE_CHECKING:
     from datamodules.stream.batch import RegionBatch
 
 
-class Decoder:
-    """Decodes samples in threads, in order, and keeps count of the bad ones."""
-
-    def __init__(
-        self,
-        config: StreamConfig,
-        frame: Frame,
-        concepts: dict[str, int],
-        quarantine: Quarantine,
-        *,
-        training: bool,
-    ) -> None:
-        self.config = config
-        self.frame = frame
-        self.concepts = concepts
-        self.quarantine = quarantine
-        self.training = training
-
-    def groups(
-        self, samples: Iterable[SeededSample], size: int
-    ) -> Iterator[list[DecodedSample | None]]:
-        """Decode in groups of `size` samples; None stands for a bad one."""
-        ahead: deque[Future[DecodedSample | None]] = deque()
-        threads = self.config.decode_threads
-        with ThreadPoolExecutor(threads, "decode") as pool:
-            group: list[DecodedSample | None] = []
-            for seeded in chain(samples, [None] * (size + threads)):
-                if seeded is not None:
-                    ahead.append(pool.submit(self._decode, seeded))
-                if seeded is None or len(ahead) > size + threads:
-                    if not ahead:
-                        break
-                    group.append(ahead.popleft().result())
-                if len(group) == size:
-                    yield group
-                    group = []
-            if group:
-                yield group
-
-    def _decode(self, seeded: SeededSample) -> DecodedSample | None:
-        sample = seeded.sample
-        if isinstance(sample, BadSample):
-            self.quarantine.bad(sample)
-            return None
-        try:
-            decoded = decode_sample(
-                sample,
-                seeded.seed,
-                self.config,
-                self.frame,
-                self.concepts,
-                training=self.training,
-            )
-        except BadSampleError as error:
-            self.quarantine.bad(BadSample(sample.shard, sample.key, str(error)))
-            return None
-        self.quarantine.good(decoded.dropped_regions)
-        return decoded
-
-
 class TrainingStream:
     """The micro-batches of one rank from a step on, until the last step.
 
-    A bad sample leaves its batch smaller; a batch of bad ones only is a blank frame without weight,
-    so that every rank takes equally many steps.
+    A bad sample leaves its batch smaller. A batch of bad ones only holds one picture without
+    regions, so that every rank takes equally many steps: the first good one of the step, or else
+    a blank frame; what it is depends on the step alone, not on where the run was resumed.
+
+    The loss needs the number of regions in the whole step, and that is known only when the last of
+    its samples is decoded, for a sample may turn out bad. So a rank holds a step decoded, 3 S^2
+    bytes of pixels and R^2 bytes of each mask for each of its images: 7 MB at S = 1024, R = 256
+    and 64 regions.
     """
 
     def __init__(
         self,
-        index: DataIndex,
-        plan: GlobalPlan,
+        index: SampleIndex,
+        plan: Plan,
         decoder: Decoder,
         *,
         rank: int,
@@ -120,28 +58,30 @@ class TrainingStream:
 
     def __iter__(self) -> Iterator[RegionBatch]:
         """Read, decode and collate; torch is imported with the first batch."""
-        groups = self.decoder.groups(self._raw(), self.micro_batch)
-        for step in self.steps:
-            yield from self._micro_batches(step, list(islice(groups, self.accumulation)))
+        with closing(self.decoder.groups(self._samples(), self.micro_batch)) as groups:
+            for step in self.steps:
+                yield from self._micro_batches(step, list(islice(groups, self.accumulation)))
 
-    def _micro_batches(
-        self, step: int, groups: list[list[DecodedSample | None]]
-    ) -> Iterator[RegionBatch]:
+    def _micro_batches(self, step: int, groups: list[DecodedGroup]) -> Iterator[RegionBatch]:
         """One step, decoded as a whole: each micro-batch tells the regions of all of them."""
-        from datamodules.stream.batch import collate
+        from datamodules.stream.batch import collate_group
 
-        good = [[sample for sample in group if sample is not None] for group in groups]
-        regions = sum(len(sample.masks) for sample in chain.from_iterable(good))
-        for number, samples in enumerate(good, start=1):
-            position = self.plan.position(step + number // self.accumulation)
-            blank = blank_sample(self.decoder.frame)
-            yield collate(samples or [blank], position, step_regions=regions)
+        regions = sum(group.regions for group in groups)
+        stand_in = _stand_in(groups, self.decoder.frame)
+        while groups:
+            group = groups.pop(0)
+            position = self.plan.position(step if groups else step + 1)
+            yield collate_group(group, position, stand_in, regions)
 
-    def _raw(self) -> Iterator[SeededSample]:
-        reader_tasks = self.decoder.config.reader_tasks
-        if not reader_tasks:
-            return read_here(self.index, chain.from_iterable(self._tasks()))
-        return read_with_ray(self.index, self._tasks(), reader_tasks)
+    def _samples(self) -> Iterator[SeededSample]:
+        config = self.decoder.config
+        planned = chain.from_iterable(self._tasks())
+        if not config.reader_tasks:
+            return read_here(self.index, planned)
+        from datamodules.stream.ray_reading import ReadWork, read_with_ray
+
+        work = ReadWork(self.index, self.decoder.samples if config.decode == "ray" else None)
+        return read_with_ray(work, planned, config.reader_tasks)
 
     def _tasks(self) -> Iterator[tuple[PlannedSample, ...]]:
         """The samples of each read task, in the plan's order, up to the last step."""
@@ -155,12 +95,33 @@ class TrainingStream:
             yield task.samples[: wanted * self.micro_batch * self.accumulation]
 
 
+def _stand_in(groups: Sequence[DecodedGroup], frame: Frame) -> DecodedSample | None:
+    """What a batch of bad samples only holds; None where there is no such batch."""
+    if all(group.good for group in groups):
+        return None
+    good = next(chain.from_iterable(group.good for group in groups), None)
+    if good is None:
+        return blank_sample(frame)
+    return replace(
+        good,
+        key="",
+        pixels=good.pixels.copy(),
+        masks=good.masks[:0],
+        has_mask=good.has_mask[:0],
+        boxes=good.boxes[:0],
+        priors=good.priors[:0],
+        has_prior=good.has_prior[:0],
+        concepts=good.concepts[:0],
+        dropped_regions=0,
+    )
+
+
 class EvaluationStream:
     """Held-out samples in order, without jitter, a share for each rank."""
 
     def __init__(
         self,
-        folder: Path,
+        index: SampleIndex,
         decoder: Decoder,
         *,
         batch: int,
@@ -171,7 +132,7 @@ class EvaluationStream:
         """Prepare to read.
 
         Args:
-            folder: folder of the held-out shards.
+            index: the held-out samples.
             decoder: a decoder with `training=False`.
             batch: images in a batch.
             images: images in all, over all ranks; None takes every one. Where there are several
@@ -179,7 +140,7 @@ class EvaluationStream:
             rank: number of the worker.
             world_size: number of workers.
         """
-        self.index = DataIndex.load(folder)
+        self.index = index
         self.decoder = decoder
         self.batch = batch
         self.rank = rank
@@ -193,12 +154,12 @@ class EvaluationStream:
 
     def __iter__(self) -> Iterator[RegionBatch]:
         """Read in this process, decode and collate."""
-        from datamodules.stream.batch import collate
+        from datamodules.stream.batch import collate_group
 
         planned = evaluation_samples(
             np.asarray(self.index.counts), self.rank, self.world_size, self.decoder.config.seed
         )
-        chosen = (sample for sample, _ in zip(planned, range(self.images), strict=False))
-        for group in self.decoder.groups(read_here(self.index, chosen), self.batch):
-            good = [sample for sample in group if sample is not None]
-            yield collate(good or [blank_sample(self.decoder.frame)], Position())
+        samples = read_here(self.index, islice(planned, self.images))
+        with closing(self.decoder.groups(samples, self.batch)) as groups:
+            for group in groups:
+                yield collate_group(group, Position(), _stand_in([group], self.decoder.frame))

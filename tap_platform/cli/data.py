@@ -1,4 +1,4 @@
-"""Verbs that make, index and import data sets."""
+"""Verbs that make, index, import and look at data sets."""
 
 from __future__ import annotations
 
@@ -6,12 +6,24 @@ from pathlib import Path
 
 import click
 
-from tap_platform.cli.options import COUNT, FOLDER, SHARE, option
+from tap_platform.cli.imports import convert, imports
+from tap_platform.cli.inspection import inspect, verify
+from tap_platform.cli.options import COUNT, FOLDER, option
+from tap_platform.cli.priors import priors
+from tap_platform.cli.quarantine import quarantine
 
 
 @click.group()
 def data() -> None:
     """Make, import and look at data sets."""
+
+
+data.add_command(priors)
+data.add_command(inspect)
+data.add_command(verify)
+data.add_command(imports)
+data.add_command(convert)
+data.add_command(quarantine)
 
 
 @data.command("scenes")
@@ -39,34 +51,17 @@ def data_scenes(
 
 
 @data.command("index")
-@click.argument("folder", type=FOLDER)
-def data_index(folder: Path) -> None:
-    """Index the tars of FOLDER, such as SA-1B's own, without changing them."""
-    from datamodules.shards.index import index_shards
+@click.argument("folder")
+@click.option("--out", help="Folder for the index, if FOLDER is not to be written to.")
+@click.option("--checksums/--no-checksums", default=True, help="Read every byte for its sha256.")
+def data_index(folder: str, out: str | None, checksums: bool) -> None:
+    """Index the tars of FOLDER, a path or a URL, such as SA-1B's own, without changing them.
 
-    index = index_shards(folder)
-    click.echo(f"{folder}: {len(index)} samples in {len(index.names)} shards")
+    Killed and called again, it goes on with the tars that are new or have changed.
+    """
+    from datamodules.shards.indexing import index_shards
+    from tap_platform.launch.count_bar import count_bar
 
-
-@data.group("import")
-def data_import() -> None:
-    """Import a data set of others to shards."""
-
-
-@data_import.command("coco")
-@click.argument("folder", type=FOLDER)
-@click.argument("out", type=FOLDER)
-@option("--vocabulary", "vocabulary", click.STRING, "coco_80", "Concept list or a file.")
-@option("--val-fraction", "val_fraction", SHARE, 0.2, "Share of images held out.")
-@option("--dim", "dim", COUNT, 64, "Width of the concept space.")
-def data_import_coco(
-    folder: Path, out: Path, vocabulary: str, val_fraction: float, dim: int
-) -> None:
-    """Import a COCO-format FOLDER to shards in OUT; priors come from the category names."""
-    from tap_platform.config.data import CocoSource
-    from tap_platform.launch.prepare import prepare_data
-
-    source = CocoSource(
-        path=str(folder), shards=str(out), vocabulary=vocabulary, val_fraction=val_fraction
-    )
-    prepare_data(source, dim)
+    with count_bar("tars") as show:
+        index = index_shards(folder, out, checksums, show)
+    click.echo(f"{out or folder}: {len(index)} samples in {len(index.names)} shards")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,30 +28,13 @@ class TextEncoder:
 
     @classmethod
     def load(cls, model: str, weights: str | None = None, device: str = "cpu") -> TextEncoder:
-        """Load a model of open_clip.
-
-        Args:
-            model: the name of an architecture such as `EVA02-E-14-plus`, or where both config and
-                weights lie: `local-dir:FOLDER`, `hf-hub:OWNER/NAME`.
-            weights: for an architecture, a file of weights or one of its pretrained tags.
-            device: where to run it.
-
-        Raises:
-            ValueError: if open_clip does not know the model, or cannot get or read its weights.
-        """
+        """Load a model of open_clip: see `load_clip`."""
         import open_clip
 
-        if weights is None and ":" not in model:
-            raise ValueError(_no_weights(model))
-        try:
-            made = open_clip.create_model(
-                model, pretrained=weights, device=device, require_pretrained=True
-            )
+        made = load_clip(model, weights, device)
+        with _loading(model, weights):
             tokenizer = open_clip.get_tokenizer(model)
-        except Exception as error:
-            source = f"{model} with weights {weights}" if weights else model
-            raise ValueError(f"open_clip cannot load {source}: {error}") from error
-        return cls(made.eval(), tokenizer, torch.device(device))
+        return cls(made, tokenizer, torch.device(device))
 
     @torch.inference_mode()
     def embed(
@@ -91,6 +75,42 @@ class TextEncoder:
             rows.append(encode(self.tokenizer(chunk).to(self.device)).float().cpu())
             show(start + len(chunk))
         return F.normalize(torch.cat(rows), dim=-1)
+
+
+def load_clip(model: str, weights: str | None = None, device: str = "cpu") -> nn.Module:
+    """Load a model of open_clip, both towers, in evaluation mode.
+
+    Args:
+        model: the name of an architecture such as `EVA02-E-14-plus`, or where both config and
+            weights lie: `local-dir:FOLDER`, `hf-hub:OWNER/NAME`.
+        weights: for an architecture, a file of weights or one of its pretrained tags.
+        device: where to put it.
+
+    Raises:
+        ValueError: if open_clip does not know the model, or cannot get or read its weights.
+    """
+    import open_clip
+
+    if weights is None and ":" not in model:
+        raise ValueError(_no_weights(model))
+    with _loading(model, weights):
+        made: nn.Module = open_clip.create_model(
+            model, pretrained=weights, device=device, require_pretrained=True
+        )
+    return made.eval()
+
+
+@contextmanager
+def _loading(model: str, weights: str | None) -> Iterator[None]:
+    """Name the model in whatever open_clip raises."""
+    try:
+        yield
+    except Exception as error:
+        source = f"{model} with weights {weights}" if weights else model
+        raise ValueError(
+            f"open_clip cannot load {source}: {error}. Where there is no network, give an"
+            " architecture and a local file of its weights, or local-dir:FOLDER"
+        ) from error
 
 
 def weights_file(model: str, weights: str | None) -> Path | None:

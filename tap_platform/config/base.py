@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -17,6 +17,9 @@ class Section(BaseModel):
         validate_default=True,
         allow_inf_nan=False,
     )
+
+    located: ClassVar[tuple[str, ...]] = ()
+    """Fields that hold a path, which is made absolute when a job file is read."""
 
     def replaced(self, **changes: Any) -> Any:
         """A validated copy of this section with some fields changed."""

@@ -2,49 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections import Counter
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from tap_platform.config.base import Section
-
-
-class ScaleJitterConfig(Section):
-    """Large scale jitter: the long side is resized to the frame times a drawn factor."""
-
-    minimum: float = Field(0.5, gt=0)
-    """Smallest factor (paper: 0.5)."""
-    maximum: float = Field(2.0, gt=0)
-    """Largest factor (paper: 2.0); above 1 a crop of the frame's size is drawn."""
-    flip_probability: float = Field(0.0, ge=0, le=1)
-    """Share of images mirrored left to right. The paper names no flip, and phrases speak of left
-    and right, so none is the default."""
-
-
-class StreamConfig(Section):
-    """What every data source shares."""
-
-    seed: int = Field(0, ge=0, lt=2**32)
-    """Seed of the order, of the jitter and of every prompt drawn for a sample."""
-    partitions: int = Field(8, gt=0)
-    """Canonical sequences that the data set is dealt into. The number of workers divides it, and it
-    divides the global batch; it fixes the order of samples, so do not change it within a run."""
-    shuffle_window: int = Field(256, gt=0)
-    """Samples shuffled together inside a partition; 1 keeps the order of the shards."""
-    regions_per_image: int = Field(64, gt=0)
-    """Regions drawn from an image, at most (paper: up to 64 prompts a GPU)."""
-    min_region_pixels: int = Field(16, ge=1)
-    """Regions with fewer pixels left in the frame are not drawn."""
-    jitter: ScaleJitterConfig = ScaleJitterConfig()
-    """Scale jitter of training images; evaluation uses none."""
-    reader_tasks: int = Field(1, ge=0)
-    """Ray Data tasks that read ahead for one worker, one CPU each; 0 reads in the worker itself."""
-    decode_threads: int = Field(2, gt=0)
-    """Threads that decode for one worker."""
-    max_bad_fraction: float = Field(0.01, ge=0, le=1)
-    """Share of bad samples (quarantined, counted, listed) above which a run stops."""
-    bad_sample_grace: int = Field(10, ge=0)
-    """Bad samples tolerated before `max_bad_fraction` is looked at."""
+from tap_platform.config.sources import (
+    CocoSource,
+    GritSource,
+    LvisSource,
+    MaskFolderSource,
+    RefCocoSource,
+    Sa1bSource,
+    VisualGenomeSource,
+)
+from tap_platform.config.stream import StreamConfig
 
 
 class ShardSource(StreamConfig):
@@ -52,8 +25,16 @@ class ShardSource(StreamConfig):
 
     source: Literal["shards"] = "shards"
     """Picks shards that exist already."""
+    located: ClassVar[tuple[str, ...]] = ("path", "priors", "vocabulary")
+
     path: str
-    """Folder with `train/` and `val/`, each with its tars and an `index.json`."""
+    """Folder or URL with `train/` and `val/`, each with its tars and an `index.json`."""
+    priors: str | None = None
+    """Folder or URL of a sidecar: `train/` and `val/` with the priors of the same samples, where
+    the shards themselves hold none, or others."""
+    vocabulary: str | None = None
+    """A `vocabulary.safetensors` in place of the data set's own, or of the sidecar's if that has
+    one."""
 
 
 class ScenesSource(StreamConfig):
@@ -75,22 +56,57 @@ class ScenesSource(StreamConfig):
     """Seed of the scenes themselves."""
 
 
-class CocoSource(StreamConfig):
-    """A COCO-format folder, imported to shards on first use."""
+class MixturePart(Section):
+    """One data set of a mixture: shards that exist already."""
 
-    source: Literal["coco"] = "coco"
-    """Picks a COCO-format folder."""
+    located: ClassVar[tuple[str, ...]] = ("path", "priors", "vocabulary")
+
     path: str
-    """Folder with `annotations.json` and `images/`, or COCO's own layout."""
-    shards: str = "data/coco"
-    """Folder that the shards are written to, or found in."""
-    priors: Literal["category_names"] = "category_names"
-    """Where the concept priors come from. `category_names`: embeddings of the category names, for
-    want of a CLIP teacher's weights; they tell what a region is called, not what it looks like."""
-    vocabulary: str = "coco_80"
-    """Concept list: a name that ships with the platform, or a text file with one name a line."""
-    val_fraction: float = Field(0.2, ge=0, lt=1)
-    """Share of images held out, chosen by a hash of their id."""
+    """Folder or URL with `train/` and `val/`, each with its tars and an `index.json`."""
+    weight: float = Field(1.0, gt=0)
+    """Share of the samples that it gives, relative to the other parts. It becomes a whole number of
+    1024 slots, so the smallest share is about a thousandth."""
+    priors: str | None = None
+    """Folder or URL of a sidecar with the priors, as `data.source=shards` takes it."""
+    vocabulary: str | None = None
+    """A `vocabulary.safetensors` in place of the data set's own, or of the sidecar's if that has
+    one."""
 
 
-DataConfig = Annotated[ShardSource | ScenesSource | CocoSource, Field(discriminator="source")]
+class MixtureSource(StreamConfig):
+    """Several data sets of shards, mixed by weights.
+
+    Each set runs through its own epochs, whatever the others do. The concepts of all sets are
+    united; their held-out images follow each other, set after set.
+    """
+
+    source: Literal["mixture"] = "mixture"
+    """Picks a mixture of data sets."""
+    mixture: tuple[MixturePart, ...]
+    """The data sets. Their order, number and weights fix the order of samples, so do not change
+    them within a run."""
+
+    @field_validator("mixture")
+    @classmethod
+    def _sets_are_named_once(cls, parts: tuple[MixturePart, ...]) -> tuple[MixturePart, ...]:
+        if not parts:
+            raise ValueError("is empty: give at least one data set, such as {path: data/coco}")
+        twice = [path for path, times in Counter(each.path for each in parts).items() if times > 1]
+        if twice:
+            raise ValueError(f"names {twice[0]} more than once: name it once, with a larger weight")
+        return parts
+
+
+DataConfig = Annotated[
+    ShardSource
+    | ScenesSource
+    | MixtureSource
+    | CocoSource
+    | MaskFolderSource
+    | Sa1bSource
+    | LvisSource
+    | VisualGenomeSource
+    | GritSource
+    | RefCocoSource,
+    Field(discriminator="source"),
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -36,6 +36,8 @@ def _expand_preset(value: Any) -> Any:
 
 class JobConfig(Section):
     """Everything that one run needs, resolved."""
+
+    located: ClassVar[tuple[str, ...]] = ("storage",)
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
     """Name of the job: lower-case letters, digits, `-` and `_`. Runs are named after it."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
+from tap_platform.config.base import Section
 from tap_platform.config.explain import explain
 from tap_platform.config.job import JobConfig
+
+S = TypeVar("S", bound=Section)
 
 # A section that changes its kind shares no keys with the one that it replaces.
 DISCRIMINATORS = ("source", "type", "preset")
@@ -32,24 +35,28 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> JobConfig:
 
 def anchored(job: JobConfig) -> JobConfig:
     """The job with absolute paths: workers stand elsewhere than the caller."""
-    data = {
-        key: _absolute(getattr(job.data, key))
-        for key in ("path", "shards")
-        if hasattr(job.data, key)
+    return _anchored(job)
+
+
+def _anchored(section: S) -> S:
+    fields = {name: getattr(section, name) for name in type(section).model_fields}
+    changes = {
+        name: _absolute(value) if name in section.located else _anchored_below(value)
+        for name, value in fields.items()
     }
-    weights = job.recipe.mae_weights
-    recipe = {"mae_weights": _absolute(weights)} if weights else {}
-    return job.model_copy(
-        update={
-            "storage": _absolute(job.storage),
-            "data": job.data.model_copy(update=data),
-            "recipe": job.recipe.model_copy(update=recipe),
-        }
-    )
+    return section.model_copy(update=changes)
 
 
-def _absolute(path: str) -> str:
-    return path if "://" in path else str(Path(path).expanduser().absolute())
+def _anchored_below(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_anchored_below(each) for each in value)
+    return _anchored(value) if isinstance(value, Section) else value
+
+
+def _absolute(path: str | None) -> str | None:
+    if path is None or "://" in path:
+        return path
+    return str(Path(path).expanduser().absolute())
 
 
 def validate_job(tree: Mapping[str, Any], where: str) -> JobConfig:

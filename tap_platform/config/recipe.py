@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from tap_platform.config.base import Section
 from tap_platform.config.objective import ObjectiveConfig
@@ -10,6 +10,8 @@ from tap_platform.config.objective import ObjectiveConfig
 
 class TapPretrainConfig(Section):
     """TAP pre-training: masks and concepts from prompts. The text decoder is not trained."""
+
+    located: ClassVar[tuple[str, ...]] = ("mae_weights",)
 
     type: Literal["tap_pretrain"] = "tap_pretrain"
     """Picks the recipe."""

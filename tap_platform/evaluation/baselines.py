@@ -22,7 +22,7 @@ class TrainingStatistics:
     """What the baselines know of the training set."""
 
     mean_area: float
-    """Mean area of a region, as a share of the input frame."""
+    """Mean area of a region with a mask, as a share of the input frame."""
     commonest_concept: int
     """Index in the vocabulary, or -1 if no region has a name."""
 
@@ -37,13 +37,15 @@ def measure_training_set(batches: Iterable[RegionBatch]) -> TrainingStatistics:
     concepts: list[Tensor] = []
     for batch in batches:
         real = batch.weights > 0
-        areas.append(mask_area(batch.masks[real]) / batch.masks[0].numel())
+        areas.append(mask_area(batch.masks[real & batch.has_mask]) / batch.masks[0].numel())
         concepts.append(batch.concepts[real & (batch.concepts >= 0)])
     shares, names = (
         torch.cat(values) if values else torch.empty(0) for values in (areas, concepts)
     )
     if not len(shares):
-        raise ValueError("no training region to measure: the training split has no regions")
+        raise ValueError(
+            "no training region to measure: the training split has no region with a mask"
+        )
     commonest = int(names.bincount().argmax()) if len(names) else -1
     return TrainingStatistics(float(shares.double().mean()), commonest)
 
@@ -68,7 +70,7 @@ def evaluate_baselines(
             point_oracle_iou=by_point,
             predicted_concepts=torch.full_like(batch.concepts, statistics.commonest_concept),
             concepts=batch.concepts,
-            weights=batch.weights,
+            weights=batch.weights * batch.has_mask,
         ).cpu()
     return RegionScores.from_sums(sums)
 

@@ -109,8 +109,8 @@ def _examples(
 
 
 def _regions_to_show(batch: RegionBatch, image: int) -> list[int]:
-    """The regions of an image that are large enough, or its largest one if none is."""
-    own = (batch.image_index == image) & (batch.weights > 0)
+    """An image's regions with a mask that are large enough, or its largest one if none is."""
+    own = (batch.image_index == image) & (batch.weights > 0) & batch.has_mask
     areas = mask_area(batch.masks) * own
     largest = int(areas.max())
     enough = min(SMALLEST_SHOWN * batch.masks[0].numel(), largest)

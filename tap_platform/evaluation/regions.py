@@ -48,7 +48,7 @@ def evaluate_regions(
 
 
 def score_batch(model: Tap, batch: RegionBatch, vocabulary: Tensor) -> Tensor:
-    """The sums of `region_sums` for one batch: float64 [6].
+    """The sums of `region_sums` for one batch, over the regions with a mask: float64 [6].
 
     The model, the batch and the vocabulary are on one device; the caller sets evaluation mode.
     """
@@ -61,7 +61,7 @@ def score_batch(model: Tap, batch: RegionBatch, vocabulary: Tensor) -> Tensor:
         point_oracle_iou=by_point[:, 1:].amax(1),
         predicted_concepts=_likeliest(answers.by_box.concept_embeddings[:, 0], vocabulary),
         concepts=batch.concepts,
-        weights=batch.weights,
+        weights=batch.weights * batch.has_mask,
     )
 
 

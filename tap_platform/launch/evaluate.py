@@ -163,7 +163,9 @@ def _answers_with_ray(
     import ray
     import ray.data
 
-    with _ray(workers.count):
+    from tap_platform.launch.ray_session import joined_ray
+
+    with joined_ray(workers.count + 1):
         context = ray.data.DataContext.get_current().copy()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
@@ -194,23 +196,6 @@ def _answers_with_ray(
 def _threads(workers: int) -> int:
     """Each worker's share of this machine's cores."""
     return max(1, (os.cpu_count() or 1) // workers)
-
-
-@contextmanager
-def _ray(workers: int) -> Iterator[None]:
-    """Join the Ray that this process already uses, or run one of our own for the block."""
-    import ray
-
-    from tap_platform.launch.ray_session import start_ray
-
-    if ray.is_initialized():
-        yield
-        return
-    start_ray(cpus=workers + 1)
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 @contextmanager

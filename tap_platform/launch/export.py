@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Literal
 
 from datamodules.vocabulary import TEMPERATURE, Vocabulary
+from tap_platform.launch.data_sets import VOCABULARY_NAME
 from tap_platform.launch.model_card import model_card
-from tap_platform.launch.weights_source import VOCABULARY, RunWeights, load_run
+from tap_platform.launch.weights_source import RunWeights, load_run
 from tap_platform.models.released import save_released_weights
 from tap_platform.runs.files import read_json, sha256_of, write_atomic
 
@@ -49,7 +50,7 @@ def export_run(
     written = [out]
     _write_whole(out, lambda path: save_released_weights(found.model, path, _origin(found)))
     if (vocabulary := _vocabulary(found)) is not None:
-        written.append(out.parent / VOCABULARY)
+        written.append(out.parent / VOCABULARY_NAME)
         _write_whole(written[-1], vocabulary.save)
     written.append(out.parent / CARD)
     write_atomic(written[-1], model_card(found, out.name, sha256_of(out)).encode())

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 
 import torch
 from rich.console import Console
 from rich.progress import Progress
 
 from datamodules.decoding.decode import Frame
+from datamodules.shards.index import SampleIndex
+from datamodules.shards.records import BadSample
+from datamodules.stream.decoder import Decoder
 from datamodules.stream.quarantine import Quarantine
-from datamodules.stream.sample_stream import Decoder, EvaluationStream
+from datamodules.stream.sample_stream import EvaluationStream
 from datamodules.vocabulary import Vocabulary
 from tap_platform.config.job import JobConfig
 from tap_platform.evaluation.baselines import evaluate_baselines, measure_training_set
@@ -18,13 +21,15 @@ from tap_platform.evaluation.pictures import prediction_grid
 from tap_platform.evaluation.regions import evaluate_regions
 from tap_platform.evaluation.scores import RegionScores
 from tap_platform.evaluation.table import score_dict, score_markdown, score_table
-from tap_platform.launch.prepare import data_folder
+from tap_platform.launch.data_sets import held_out_index, training_index, vocabulary_of
 from tap_platform.launch.weights_source import load_run
 from tap_platform.models import Tap
 from tap_platform.recipes.mae import load_mae_weights
 from tap_platform.runs.directory import RunDirectory
+from tap_platform.runs.events import EventLog
 from tap_platform.runs.files import write_atomic, write_json, write_picture
 from tap_platform.runs.metrics import MetricsWriter
+from tap_platform.runs.quarantine import recorder
 
 IMAGES_PER_BATCH = 8
 MEASURED_IMAGES = 1024
@@ -40,12 +45,16 @@ def evaluate_run(job: JobConfig, run: RunDirectory, console: Console) -> dict[st
     Raises:
         ValueError: if the run has no checkpoint.
     """
-    folder = data_folder(job.data)
-    vocabulary = Vocabulary.load(folder / "vocabulary.safetensors")
+    vocabulary = vocabulary_of(job.data)
     embeddings = torch.from_numpy(vocabulary.embeddings)
     found = load_run(run.path)
     trained, step = found.model, found.step
-    held_out = _stream(job, folder / "val", vocabulary, job.evaluation.final_images)
+    events = EventLog(run.events, attempt=run.attempt)
+    images = job.evaluation.final_images
+    held_out = _stream(job, held_out_index(job.data), vocabulary, images, recorder(events, "val"))
+    learnt_from = _stream(
+        job, training_index(job.data), vocabulary, MEASURED_IMAGES, recorder(events, "train")
+    )
     with Progress(console=console, transient=True) as bar:
 
         def score(model: Tap, what: str) -> RegionScores:
@@ -59,10 +68,7 @@ def evaluate_run(job: JobConfig, run: RunDirectory, console: Console) -> dict[st
         scores = {
             "trained": score(trained, "evaluating the trained model"),
             "untrained": score(_untrained_model(job), "evaluating the untrained model"),
-            "trivial baseline": evaluate_baselines(
-                held_out,
-                measure_training_set(_stream(job, folder / "train", vocabulary, MEASURED_IMAGES)),
-            ),
+            "trivial baseline": evaluate_baselines(held_out, measure_training_set(learnt_from)),
         }
         bar.add_task("drawing the picture", total=None)
         temperature = job.recipe.objective.temperature
@@ -87,11 +93,15 @@ def _untrained_model(job: JobConfig) -> Tap:
 
 
 def _stream(
-    job: JobConfig, folder: Path, vocabulary: Vocabulary, images: int | None
+    job: JobConfig,
+    index: SampleIndex,
+    vocabulary: Vocabulary,
+    images: int | None,
+    on_bad: Callable[[BadSample], None],
 ) -> EvaluationStream:
-    quarantine = Quarantine(job.data.max_bad_fraction, job.data.bad_sample_grace)
+    quarantine = Quarantine(job.data.max_bad_fraction, job.data.bad_sample_grace, on_bad)
     decoder = Decoder(job.data, Frame.of(job.model), vocabulary.indexes, quarantine, training=False)
-    return EvaluationStream(folder, decoder, batch=IMAGES_PER_BATCH, images=images)
+    return EvaluationStream(index, decoder, batch=IMAGES_PER_BATCH, images=images)
 
 
 def _write(run: RunDirectory, scores: dict[str, RegionScores], step: int) -> None:

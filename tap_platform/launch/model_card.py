@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,10 +10,13 @@ from typing import Any
 
 import yaml
 
+from datamodules.shards.provenance import CARD_NAME
+from datamodules.storage import read_bytes
+from tap_platform.config.data import MixturePart
 from tap_platform.evaluation.scores import RegionScores
 from tap_platform.evaluation.table import score_markdown
+from tap_platform.launch.data_sets import DataSet, data_sets
 from tap_platform.launch.parameters import count_parameters
-from tap_platform.launch.prepare import data_folder
 from tap_platform.launch.weights_source import RunWeights
 from tap_platform.runs.directory import RunDirectory
 from tap_platform.runs.files import read_json
@@ -101,13 +105,22 @@ def _tables(run: RunDirectory) -> Iterator[str]:
 
 
 def _data(found: RunWeights) -> str:
-    made_of = _json(data_folder(found.job.data) / "dataset.json")
-    facts: dict[str, Any] = {
-        "source": found.job.data.source,
-        "concepts": _concepts(found),
-        **{key: made_of[key] for key in ("settings", "priors", "indexes") if key in made_of},
-    }
+    facts: dict[str, Any] = {"source": found.job.data.source, "concepts": _concepts(found)}
+    sets = data_sets(found.job.data)
+    if len(sets) == 1:
+        return _listed(facts | _made_of(sets[0]))
+    for number, each in enumerate(sets, start=1):
+        facts[f"set {number}, {each.folder.name}"] = {"weight": each.weight, **_made_of(each)}
     return _listed(facts)
+
+
+def _made_of(data_set: DataSet) -> dict[str, Any]:
+    """What `dataset.json` tells; nothing where it is not there, or cannot be reached."""
+    try:
+        card = json.loads(read_bytes(data_set.folder / CARD_NAME))
+    except (OSError, ValueError):
+        return {}
+    return {key: card[key] for key in ("settings", "priors", "indexes") if key in card}
 
 
 def _concepts(found: RunWeights) -> str:
@@ -162,7 +175,9 @@ def _provenance(found: RunWeights, file: str, sha256: str) -> str:
 def _config(found: RunWeights) -> str:
     """The job without what belongs to the place where it ran."""
     job = found.job.model_dump(mode="json", exclude={"storage", "tracking"})
-    job["data"] = found.job.data.model_dump(mode="json", exclude={"path", "shards"})
+    private: dict[str, Any] = dict.fromkeys(found.job.data.located, True)
+    private["mixture"] = {"__all__": set(MixturePart.located)}
+    job["data"] = found.job.data.model_dump(mode="json", exclude=private)
     return yaml.safe_dump(job, sort_keys=False)
 
 
@@ -172,7 +187,7 @@ def _listed(facts: Mapping[str, Any]) -> str:
 
 def _plain(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key} {inner}" for key, inner in value.items())
+        return ", ".join(f"{key} {_plain(inner)}" for key, inner in value.items())
     return str(value)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
@@ -10,7 +11,9 @@ from rich.console import Console
 from rich.syntax import Syntax
 from rich.table import Table
 
+from datamodules.order.mixture import CYCLE, cycle_slots
 from tap_platform.config.job import JobConfig
+from tap_platform.launch.data_sets import DataSet, data_sets
 from tap_platform.launch.parameters import count_parameters
 
 TRAINED_PARTS = ("image_encoder", "prompt_encoder", "image_decoder")
@@ -30,6 +33,20 @@ class BatchArithmetic(BaseModel):
     images_in_all: int
 
 
+class DataShare(BaseModel):
+    """What one data set gives to the run."""
+
+    folder: str
+    slots: int
+    """Samples that it gives of every `CYCLE` in a row of a partition."""
+    samples: int | None
+    """Training samples; None where the set is not made yet, or cannot be read from here."""
+    epochs: float | None
+    """How often the run goes through them."""
+    sha256: str | None
+    """Hash of their index."""
+
+
 class Plan(BaseModel):
     """The resolved job and what follows from it."""
 
@@ -38,10 +55,15 @@ class Plan(BaseModel):
     parameters: dict[str, int]
     trained_parameters: int
     batch: BatchArithmetic
+    data: list[DataShare]
 
 
 def make_plan(job: JobConfig) -> Plan:
-    """Work out a job's parameters and batches."""
+    """Work out a job's parameters, batches and data.
+
+    Raises:
+        ValueError: if a data set of a mixture has too small a weight.
+    """
     parameters = count_parameters(job.model)
     training, scale, partitions = job.training, job.scale, job.data.partitions
     return Plan(
@@ -60,6 +82,27 @@ def make_plan(job: JobConfig) -> Plan:
             regions_at_most=training.global_batch * job.data.regions_per_image,
             images_in_all=training.global_batch * training.max_steps,
         ),
+        data=_data_shares(job),
+    )
+
+
+def _data_shares(job: JobConfig) -> list[DataShare]:
+    sets = data_sets(job.data)
+    slots = cycle_slots({str(each.folder): each.weight for each in sets})
+    images = job.training.global_batch * job.training.max_steps
+    return [_data_share(each, slots[str(each.folder)], images) for each in sets]
+
+
+def _data_share(data_set: DataSet, slots: int, images: int) -> DataShare:
+    samples = epochs = sha256 = None
+    try:
+        index = data_set.index("train")
+        samples, sha256 = len(index), index.sha256
+        epochs = images * slots / CYCLE / samples if samples else None
+    except ValueError:
+        pass
+    return DataShare(
+        folder=str(data_set.folder), slots=slots, samples=samples, epochs=epochs, sha256=sha256
     )
 
 
@@ -77,7 +120,24 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
     table.add_section()
     table.add_row("in all", f"{sum(plan.parameters.values()):,}", f"{plan.trained_parameters:,}")
     console.print(table)
+    console.print(_data_table(plan.data))
     console.print(_batch_sentence(plan.batch))
+
+
+def _data_table(shares: Sequence[DataShare]) -> Table:
+    table = Table(title="Data", title_justify="left")
+    table.add_column("data set", overflow="fold")
+    for column in ("share", "samples", "epochs"):
+        table.add_column(column, justify="right")
+    table.add_column("index sha256")
+    for each in shares:
+        share = f"{100 * each.slots / CYCLE:.4g}%" if each.slots < CYCLE else "all"
+        if each.samples is None:
+            table.add_row(each.folder, share, "not there yet")
+        else:
+            epochs = "" if each.epochs is None else f"{each.epochs:.3g}"
+            table.add_row(each.folder, share, f"{each.samples:,}", epochs, (each.sha256 or "")[:16])
+    return table
 
 
 def _batch_sentence(batch: BatchArithmetic) -> str:

@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import nullcontext
 
-import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from datamodules.order.plan import GlobalPlan
-from datamodules.shards.index import DataIndex
-from datamodules.vocabulary import Vocabulary
-from tap_platform.config.data import CocoSource, DataConfig, ScenesSource
+from datamodules.shards.provenance import CARD_NAME
+from datamodules.storage import exists
+from tap_platform.config.data import DataConfig, MixtureSource, ScenesSource, ShardSource
 from tap_platform.config.job import JobConfig
+from tap_platform.launch.data_sets import (
+    data_folder,
+    data_sets,
+    held_out_index,
+    training_index,
+    training_plan,
+    vocabulary_of,
+)
 
 
-def data_folder(source: DataConfig) -> Path:
-    """Where a source's shards lie, or will lie."""
-    return Path(source.shards if isinstance(source, CocoSource) else source.path)
-
-
-def prepare_data(source: DataConfig, dim: int, console: Console | None = None) -> Path:
+def prepare_data(
+    source: DataConfig, dim: int, console: Console | None = None, mend: bool = False
+) -> None:
     """Make or import the shards of a source if they are not there; show how far it is.
 
     Args:
         source: the data section of a job.
         dim: width of the concept space.
         console: where to show it.
+        mend: import faulty images again whose files have changed since the import.
 
     Raises:
         ValueError: if the source is missing, empty or broken, or the folder cannot be written.
@@ -45,61 +48,54 @@ def prepare_data(source: DataConfig, dim: int, console: Console | None = None) -
     )
     with bar:
         task = bar.add_task(f"preparing {source.source}", total=None)
-        story = _make(source, dim, lambda done, of: bar.update(task, completed=done, total=of))
+
+        def show(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        story = _make(source, dim, show, mend)
     if story:
         console.print(story, soft_wrap=True)
-    return data_folder(source)
 
 
-def _make(source: DataConfig, dim: int, show: Callable[[int, int], None]) -> str:
+def _make(source: DataConfig, dim: int, show: Callable[[int, int], None], mend: bool) -> str:
     """Make the shards; tell what was made, or nothing if they were there."""
+    if isinstance(source, ShardSource | MixtureSource):
+        return ""
     folder = data_folder(source)
-    is_new = not (folder / "dataset.json").exists()
+    is_new = not exists(folder / CARD_NAME)
     if isinstance(source, ScenesSource):
         from datamodules.scenes import make_scenes
 
         make_scenes(source, dim, show)
         scenes = f"{source.train_scenes} scenes to learn from, {source.val_scenes} held out"
         return f"made {scenes}, in {folder}" if is_new else ""
-    if isinstance(source, CocoSource):
-        from datamodules.importers.coco import import_coco
-        from datamodules.vocabulary import concept_list
+    from datamodules.importers.registry import import_source
+    from tap_platform.launch.ray_session import joined_ray
 
-        names = concept_list(source.vocabulary)
-        vocabulary = Vocabulary.from_names(names, dim, kind=source.priors)
-        report = import_coco(source.path, source.shards, vocabulary, source.val_fraction, show)
-        return f"{report.sentence()}, in {folder}" if is_new else ""
-    return ""
+    workers = source.import_workers
+    with joined_ray(workers) if workers else nullcontext():
+        report = import_source(source, dim, show, mend)
+    return f"{report.sentence()}, in {folder}" if is_new or mend else ""
 
 
 def check_data(job: JobConfig) -> None:
-    """Refuse a data set that the job cannot train on, before anything is scheduled.
+    """Refuse data that the job cannot train on, before anything is scheduled.
 
     Raises:
         ValueError: if shards, index or vocabulary are missing, the set is empty or too small for
-            the batch, the workers cannot share it, or the concept space has another width.
+            the batch, the workers cannot share it, the concept space has another width, or the
+            sets of a mixture do not fit together.
     """
-    folder = data_folder(job.data)
-    plan = training_plan(job, DataIndex.load(folder / "train").counts)
+    plan = training_plan(job, training_index(job.data))
     plan.check_world_size(job.scale.workers)
-    held_out = DataIndex.load(folder / "val")
-    if not len(held_out):
-        raise ValueError(f"{folder / 'val'} holds no sample: hold some images out for evaluation")
-    vocabulary = Vocabulary.load(folder / "vocabulary.safetensors")
-    width = vocabulary.embeddings.shape[1]
+    folders = [each.folder for each in data_sets(job.data)]
+    if not len(held_out_index(job.data)):
+        empty = ", ".join(str(folder / "val") for folder in folders)
+        raise ValueError(f"{empty} holds no sample: hold some images out for evaluation")
+    width = vocabulary_of(job.data).embeddings.shape[1]
     if width != job.model.concept_dim:
         raise ValueError(
-            f"{folder} has priors and concepts of width {width}, the model's concept_dim is"
-            f" {job.model.concept_dim}: make the data set anew, or set model.concept_dim={width}"
+            f"{', '.join(map(str, folders))}: priors and concepts of width {width}, the model's"
+            f" concept_dim is {job.model.concept_dim}: make the data set anew, or set"
+            f" model.concept_dim={width}"
         )
-
-
-def training_plan(job: JobConfig, counts: NDArray[np.int64]) -> GlobalPlan:
-    """The order of a job's training samples, from the sample counts of its shards."""
-    return GlobalPlan(
-        counts,
-        seed=job.data.seed,
-        partitions=job.data.partitions,
-        shuffle_window=job.data.shuffle_window,
-        global_batch=job.training.global_batch,
-    )

@@ -5,14 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from tap_platform.config.job import JobConfig
 
 
 def cpus_needed(job: JobConfig) -> int:
-    """CPUs that the workers, their readers and the controller hold at once."""
+    """CPUs that the workers, their data tasks and the controller hold at once.
+
+    A data task holds one, whether it only reads (`data.decode=consumer`) or decodes too (`ray`);
+    threads that decode in a worker share the worker's own.
+    """
     per_worker = job.scale.cpus_per_worker + job.data.reader_tasks
     return job.scale.workers * per_worker + 1
 
@@ -25,16 +29,38 @@ def ray_session(job: JobConfig) -> Iterator[None]:
     two workers and their readers, only slower.
 
     Raises:
-        ValueError: if a Ray that exists has fewer CPUs than the job holds: its data tasks would
-            wait for ever.
+        ValueError: if a Ray that exists has fewer CPUs than the job holds, or none of its nodes
+            has enough for a worker: data tasks, or workers, would wait for ever. Nothing has been
+            scheduled then.
     """
     import ray
 
     if ray.is_initialized():
-        _check_room(job, ray.cluster_resources())
+        alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        check_room(job, [int(resources.get("CPU", 0)) for resources in alive])
         yield
         return
     start_ray(cpus_needed(job))
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def joined_ray(cpus: int) -> Iterator[None]:
+    """Join the Ray that this process already uses, or run one of our own for the block.
+
+    Args:
+        cpus: places in the queue of one of our own.
+    """
+    import ray
+    import ray.data  # it sets its loggers when it is imported; `start_ray` quietens them after
+
+    if ray.is_initialized():
+        yield
+        return
+    start_ray(cpus)
     try:
         yield
     finally:
@@ -79,12 +105,29 @@ def _quieten() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def _check_room(job: JobConfig, resources: dict[str, float]) -> None:
-    needed, there = cpus_needed(job), int(resources.get("CPU", 0))
+def check_room(job: JobConfig, nodes: Sequence[int]) -> None:
+    """Refuse a job whose workers would leave its data tasks no CPU.
+
+    Args:
+        job: the job.
+        nodes: CPUs of each node.
+
+    Raises:
+        ValueError: with the arithmetic, if the nodes are too few or too small.
+    """
+    scale, data = job.scale, job.data
+    needed, there = cpus_needed(job), sum(nodes)
     if needed > there:
-        scale = job.scale
+        doing = "reading and decoding" if data.decode == "ray" else "reading"
         raise ValueError(
             f"the Ray cluster has {there} CPUs, the job holds {needed}: {scale.workers} workers x"
-            f" ({scale.cpus_per_worker} for training + {job.data.reader_tasks} for reading) + 1 for"
+            f" ({scale.cpus_per_worker} for training + {data.reader_tasks} for {doing}) + 1 for"
             " the controller; lower scale.workers, scale.cpus_per_worker or data.reader_tasks"
+        )
+    fitting = sum(cpus // scale.cpus_per_worker for cpus in nodes)
+    if fitting < scale.workers:
+        raise ValueError(
+            f"{fitting} workers of {scale.cpus_per_worker} CPUs fit on the nodes of the Ray"
+            f" cluster, which have {', '.join(map(str, sorted(nodes)))} CPUs; the job asks for"
+            f" {scale.workers}: lower scale.workers or scale.cpus_per_worker"
         )

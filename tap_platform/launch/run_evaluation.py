@@ -9,23 +9,30 @@ from pathlib import Path
 
 from rich.console import Console
 
+from datamodules.storage import location
 from datamodules.vocabulary import Vocabulary
 from tap_platform.concepts import read_released_concepts
 from tap_platform.config.load import validate_job
+from tap_platform.config.sources import ImportedSource
 from tap_platform.evaluation.suites.captions import CaptionSuite
 from tap_platform.evaluation.suites.classification import (
     ClassificationSuite,
     ScoreRule,
     category_embeddings,
 )
-from tap_platform.evaluation.suites.ground_truth import GroundTruth, read_boxes, read_ground_truth
+from tap_platform.evaluation.suites.ground_truth import (
+    GroundTruth,
+    read_boxes,
+    read_ground_truth,
+    truth_of_shards,
+)
 from tap_platform.evaluation.suites.instances import InstanceSuite
 from tap_platform.evaluation.suites.prompts import PromptSuite
 from tap_platform.evaluation.suites.report import Evaluation, report_tables, write_report
 from tap_platform.evaluation.suites.suite import SUITE_NAMES, Suite, SuiteName, SuiteResult
 from tap_platform.evaluation.suites.view import check_width
+from tap_platform.launch.data_sets import data_sets, held_out_index
 from tap_platform.launch.evaluate import Workers, evaluate
-from tap_platform.launch.prepare import data_folder
 from tap_platform.launch.weights_source import Loaded, RunWeights, load_run, load_weights
 from tap_platform.runs.directory import RunDirectory
 from tap_platform.runs.files import read_json, write_atomic
@@ -92,12 +99,15 @@ def run_evaluation(settings: EvaluationSettings, out: Path, console: Console) ->
 
 
 def _ground_truth(settings: EvaluationSettings, run: RunWeights | None) -> GroundTruth:
-    if settings.data is None and run is None:
+    if settings.data is not None:
+        truth = read_ground_truth(settings.data)
+    elif run is not None:
+        folders = ", ".join(str(each.folder / "val") for each in data_sets(run.job.data))
+        truth = truth_of_shards(held_out_index(run.job.data), folders)
+    else:
         raise ValueError(
             "there is nothing to evaluate on: a file of weights has no data of its own; give --data"
         )
-    data = settings.data or (data_folder(run.job.data) if run else Path())
-    truth = read_ground_truth(data)
     return truth.first_images(settings.images) if settings.images else truth
 
 
@@ -105,8 +115,11 @@ def _seen_in_training(settings: EvaluationSettings, run: RunWeights | None) -> s
     """A warning if the run has learned from the data that it is measured on."""
     if settings.data is None or run is None:
         return None
-    folders = {Path(run.job.data.path).resolve(), data_folder(run.job.data).resolve() / "train"}
-    if settings.data.resolve() not in folders:
+    learnt_from = [each.folder / "train" for each in data_sets(run.job.data)]
+    if isinstance(run.job.data, ImportedSource):
+        learnt_from.append(location(run.job.data.path))
+    local = [folder.resolve() for folder in learnt_from if isinstance(folder, Path)]
+    if settings.data.resolve() not in local:
         return None
     return "the run has trained on a part of these images; leave out --data for held-out ones only"
 
@@ -140,7 +153,7 @@ def _suite(
 ) -> Suite:
     if name == "instances":
         boxes = read_boxes(settings.boxes) if settings.boxes else None
-        return InstanceSuite(truth, boxes)
+        return InstanceSuite(truth.with_masks(), boxes)
     if name == "prompts":
         return PromptSuite(truth)
     if name == "classification":

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from datamodules.shards.index import DataIndex
 from tap_platform.config.job import JobConfig
 from tap_platform.config.load import load_job, validate_job
+from tap_platform.launch.data_sets import data_hashes, training_index
 from tap_platform.launch.errors import RunFailedError
 from tap_platform.launch.plan import make_plan
-from tap_platform.launch.prepare import check_data, data_folder, prepare_data
+from tap_platform.launch.prepare import check_data, prepare_data
 from tap_platform.launch.workers import run_workers
 from tap_platform.runs import provenance
 from tap_platform.runs.directory import RunDirectory, check_storage, new_run_name
@@ -63,8 +63,11 @@ def create_run(job: JobConfig) -> RunDirectory:
     prepare_data(job.data, job.model.concept_dim)
     check_data(job)
     run = RunDirectory.create(job.storage, job.project, new_run_name(job.name))
-    data_hash = DataIndex.load(data_folder(job.data) / "train").sha256
-    made_of = provenance.collect(config_hash=job.identity, data_hash=data_hash)
+    made_of = provenance.collect(
+        config_hash=job.identity,
+        data_hash=training_index(job.data).sha256,
+        data=data_hashes(job.data),
+    )
     write_json(run.config, job.model_dump(mode="json"))
     write_json(run.plan, make_plan(job).model_dump(mode="json"))
     write_json(run.provenance, made_of.to_json())

@@ -9,15 +9,13 @@ from pathlib import Path
 from datamodules.vocabulary import Vocabulary
 from tap_platform.config.job import JobConfig
 from tap_platform.config.load import validate_job
-from tap_platform.launch.prepare import data_folder
+from tap_platform.launch.data_sets import VOCABULARY_NAME, has_vocabulary, vocabulary_of
 from tap_platform.models import Tap, load_released_weights
 from tap_platform.models.released import WEIGHT_SUFFIXES
 from tap_platform.runs import checkpoints
 from tap_platform.runs.directory import RunDirectory
 from tap_platform.runs.files import read_json
 from tap_platform.training.weights import load_model_weights
-
-VOCABULARY = "vocabulary.safetensors"
 
 
 @dataclass(frozen=True)
@@ -48,8 +46,7 @@ class RunWeights:
     @property
     def vocabulary(self) -> Vocabulary | None:
         """The concepts of the run's data; None where the data has gone."""
-        path = data_folder(self.job.data) / VOCABULARY
-        return Vocabulary.load(path) if path.is_file() else None
+        return vocabulary_of(self.job.data) if has_vocabulary(self.job.data) else None
 
 
 def load_weights(source: str | Path, storage: str = "runs") -> Loaded:
@@ -116,7 +113,7 @@ def _from_file(path: Path) -> Loaded:
 
 def _vocabulary_beside(path: Path, width: int) -> Vocabulary | None:
     """The vocabulary in the folder of a file, unless it belongs to another concept space."""
-    beside = path.parent / VOCABULARY
+    beside = path.parent / VOCABULARY_NAME
     if not beside.is_file():
         return None
     vocabulary = Vocabulary.load(beside)

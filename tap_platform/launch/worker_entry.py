@@ -48,11 +48,11 @@ def run_worker(config: dict[str, Any]) -> None:
     training = Prefetch(stream, depth=2)
     try:
         from datamodules.stream.region_datamodule import RegionDataModule
-        from tap_platform.launch.prepare import data_folder
+        from tap_platform.launch.data_sets import vocabulary_of
         from tap_platform.training.worker import train_worker
 
         datamodule = RegionDataModule(
-            data_folder(job.data), stream.plan, training, held_out, place.start_step
+            vocabulary_of(job.data), stream.plan, training, held_out, place.start_step
         )
         train_worker(job, run, events, datamodule, checkpoint)
     finally:
@@ -64,29 +64,32 @@ def build_streams(
 ) -> tuple[TrainingStream, EvaluationStream | None]:
     """This worker's training batches from its first step on, and its held-out ones."""
     from datamodules.decoding.decode import Frame
-    from datamodules.shards.index import DataIndex
+    from datamodules.stream.decoder import Decoder
     from datamodules.stream.quarantine import Quarantine
-    from datamodules.stream.sample_stream import Decoder, EvaluationStream, TrainingStream
-    from datamodules.vocabulary import Vocabulary
-    from tap_platform.launch.prepare import data_folder, training_plan
+    from datamodules.stream.sample_stream import EvaluationStream, TrainingStream
+    from tap_platform.launch.data_sets import (
+        held_out_index,
+        training_index,
+        training_plan,
+        vocabulary_of,
+    )
+    from tap_platform.runs.quarantine import recorder
 
-    data, folder = job.data, data_folder(job.data)
-    concepts = Vocabulary.load(folder / "vocabulary.safetensors").indexes
+    data = job.data
+    concepts = vocabulary_of(data).indexes
 
     def decoder(training: bool) -> Decoder:
         quarantine = Quarantine(
             data.max_bad_fraction,
             data.bad_sample_grace,
-            on_bad=lambda bad: events.record(
-                "quarantined", shard=bad.shard, key=bad.key, reason=bad.reason
-            ),
+            on_bad=recorder(events, "train" if training else "val"),
         )
         return Decoder(data, Frame.of(job.model), concepts, quarantine, training=training)
 
-    index = DataIndex.load(folder / "train")
+    index = training_index(data)
     stream = TrainingStream(
         index,
-        training_plan(job, index.counts),
+        training_plan(job, index),
         decoder(training=True),
         rank=place.rank,
         world_size=place.world_size,
@@ -96,7 +99,7 @@ def build_streams(
     if job.evaluation.every_steps is None:
         return stream, None
     held_out = EvaluationStream(
-        folder / "val",
+        held_out_index(data),
         decoder(training=False),
         batch=job.micro_batch,
         images=job.evaluation.images,

@@ -37,7 +37,11 @@ class Regions(Protocol):
 
     @property
     def masks(self) -> Tensor:
-        """Bool [M, R, R]."""
+        """Bool [M, R, R]; the box, where there is no mask."""
+
+    @property
+    def has_mask(self) -> Tensor:
+        """Bool [M]: False where only the box is known."""
 
     @property
     def boxes(self) -> Tensor:
@@ -61,7 +65,10 @@ class Regions(Protocol):
 
 
 class StageLosses(NamedTuple):
-    """One prompt stage's losses, each float32 [M] and not yet weighted, and what was trained."""
+    """One prompt stage's losses, each float32 [M] and not yet weighted, and what was trained.
+
+    All but `concept` are zero for regions without a mask.
+    """
 
     focal: Tensor
     dice: Tensor
@@ -128,15 +135,15 @@ def stage_losses(
     logits = select(answers.masks, index)
     actual, iou_loss = _iou_terms(answers, regions.masks, index, config)
     embeddings = select(answers.concept_embeddings, index)
+    focal = segmentation.focal_loss(logits, regions.masks, config.focal_alpha, config.focal_gamma)
+    dice = segmentation.dice_loss(logits, regions.masks, config.dice_epsilon)
     concept = _concept_loss(embeddings, regions.priors, vocabulary, config)
     return StageLosses(
-        focal=segmentation.focal_loss(
-            logits, regions.masks, config.focal_alpha, config.focal_gamma
-        ),
-        dice=segmentation.dice_loss(logits, regions.masks, config.dice_epsilon),
-        iou=iou_loss,
+        focal=focal.masked_fill(~regions.has_mask, 0),
+        dice=dice.masked_fill(~regions.has_mask, 0),
+        iou=iou_loss.masked_fill(~regions.has_mask, 0),
         concept=concept.masked_fill(~regions.has_prior, 0),
-        actual_iou=actual,
+        actual_iou=actual.masked_fill(~regions.has_mask, 0),
         routed=index,
     )
 

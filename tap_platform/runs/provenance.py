@@ -46,7 +46,9 @@ class Provenance:
     config_hash: str | None = None
     """Hash of the resolved config."""
     data_hash: str | None = None
-    """Hash of the data set's index."""
+    """Hash of the index of all training samples."""
+    data: dict[str, str] | None = None
+    """Hash of the training samples of each data set, by its folder, and of the concepts."""
 
     def to_json(self) -> dict[str, Any]:
         """A value for `provenance.json`."""
@@ -54,7 +56,11 @@ class Provenance:
 
 
 def collect(
-    folder: Path | None = None, *, config_hash: str | None = None, data_hash: str | None = None
+    folder: Path | None = None,
+    *,
+    config_hash: str | None = None,
+    data_hash: str | None = None,
+    data: dict[str, str] | None = None,
 ) -> Provenance:
     """Look around; imports none of the packages.
 
@@ -62,7 +68,8 @@ def collect(
         folder: A folder of the checkout; by default that of the code which runs, wherever the
             caller stands, if it is in one.
         config_hash: Hash of the resolved config.
-        data_hash: Hash of the data set's index.
+        data_hash: Hash of the index of all training samples.
+        data: Hash of the training samples of each data set, and of the concepts.
     """
     folder = folder or _checkout_of(Path(__file__))
     revision = _git(folder, "rev-parse", "HEAD")
@@ -76,6 +83,7 @@ def collect(
         command=sys.argv,
         config_hash=config_hash,
         data_hash=data_hash,
+        data=data,
     )
 
 

@@ -14,7 +14,6 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from ray.train.lightning import prepare_trainer
 
 from datamodules.stream.region_datamodule import RegionDataModule
-from datamodules.vocabulary import Vocabulary
 from tap_platform.config.job import JobConfig
 from tap_platform.recipes.tap_pretrain import TapPretrain
 from tap_platform.runs.directory import RunDirectory
@@ -22,6 +21,7 @@ from tap_platform.runs.events import EventLog
 from tap_platform.runs.metrics import MetricsWriter
 from tap_platform.training.callbacks.checkpoints import WriteCheckpoints
 from tap_platform.training.callbacks.gradient_norm import GradientNorm
+from tap_platform.training.callbacks.sample_counts import CountSamples
 from tap_platform.training.callbacks.seed_steps import SeedSteps
 from tap_platform.training.callbacks.step_clock import StepClock
 from tap_platform.training.run_logger import RunLogger
@@ -51,8 +51,7 @@ def train_worker(
     seed_everything(job.seed, verbose=False)
     if not torch.cuda.is_available():
         torch.set_num_threads(job.scale.cpus_per_worker)
-    vocabulary = Vocabulary.load(datamodule.vocabulary)
-    recipe = TapPretrain(job, torch.from_numpy(vocabulary.embeddings))
+    recipe = TapPretrain(job, torch.from_numpy(datamodule.vocabulary.embeddings))
     trainer = build_trainer(job, run, events)
     if events.rank == 0:
         events.record(
@@ -72,6 +71,7 @@ def build_trainer(job: JobConfig, run: RunDirectory, events: EventLog) -> Traine
     callbacks: list[Callback] = [
         SeedSteps(job.seed),
         *([GradientNorm(training.log_every)] if training.watch_gradients else []),
+        CountSamples(training.log_every),
         WriteCheckpoints(job.checkpoint, run, events, training.max_steps),
         # The last one: what the others do at the end of a step is no wait for data.
         StepClock(training.global_batch, training.log_every),

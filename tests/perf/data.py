@@ -1,45 +1,47 @@
-"""CPU time that a training sample costs: our stream, the usual way, and the limit.
+"""CPU time that a training sample costs: our stream, the ways of others, and the limit.
 
-    python tests/perf/data.py [--samples N] [--quick]
+    python tests/perf/data.py [--samples N] [--rounds N] [--quick]
 
 Makes SA-1B-like shards in a temporary folder (1500 x 2250 JPEGs of about 640 KB, 60 to 100 masks,
 priors), then reads them for a ViT-B: a frame of 1024 x 1024, 64 regions, masks of 256 x 256.
 
-usual         webdataset and torch's DataLoader, with Pillow, pycocotools and a resize of every mask
-stream        `TrainingStream` through Ray Data and `Prefetch`, as a training worker runs it
-stream_local  the same, read by the worker itself
-limit         the JPEG decoder (at a fraction of the size, where allowed) and the resize, no more
-jpeg          the JPEG decoder alone
+usual            webdataset and torch's DataLoader, with Pillow, pycocotools and a resize of every
+                 mask
+webdataset       the same with our decoder
+read_webdataset  `ray.data.read_webdataset` and `map` with our decoder
+stream           our stream through Ray Data, decoded by threads of the worker
+stream_ray       the same, decoded by Ray Data's tasks (`data.decode=ray`)
+stream_local     our stream without Ray
+limit            the JPEG decoder (at a fraction of the size, where allowed) and the resize, no more
+jpeg             the JPEG decoder alone
 
-Each takes the same pictures in the geometry of evaluation (long side 1024) and of training (long
-side 512 to 2048, then a crop of the frame). CPU time is that of all processes that take part: this
-one, the DataLoader's workers, and all of Ray (its daemons too), each counted only where it takes
-part. Starting them is not counted: a first pass warms everything up. The ways take turns, several
-rounds long, so that a change of the machine's load meets all of them; the table has the median of
-the rounds, and the last line is the same as JSON.
+CPU time is that of a way's process and of all that it has started: the DataLoader's workers, and
+all of Ray, its daemons too. The clock runs over the middle of what a way reads: what starting it
+costs is not counted, and what it has read ahead is as much at the end as at the start. The ways
+take turns, several rounds long, so that a change of the machine's load meets all of them; the
+tables have the median of the rounds. The first geometry is that of evaluation (long side 1024,
+where half the size is decoded), the second that of training (long side 512 to 2048, then a crop).
+At last, 2,000 samples run through `stream`, and the memory of the worker and of all of Ray is
+watched. The last line is all of it as JSON, with the first geometry's figures at the top.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import logging
+import multiprocessing
+import os
 import statistics
 import tempfile
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from data_ways import (
-    BATCH,
-    GEOMETRIES,
-    USUAL_WORKERS,
-    Way,
-    decoder_way,
-    stream_local_way,
-    stream_ways,
-    usual_way,
-    warmed,
-)
+import data_hosts
+from data_ways import GEOMETRIES, HOSTS, Reading, measure
 from machine import machine
 from rich.console import Console
 from rich.progress import Progress
@@ -50,74 +52,103 @@ from side_by_side import progress, take_turns
 Times = dict[str, dict[str, float]]
 """CPU milliseconds a sample, by geometry and way."""
 
+HEADLINE = "evaluation"
 USUAL_SHARE = 16
-"""The usual way is so slow that it takes this much fewer samples in a pass."""
+"""The usual way is so slow that it takes this much fewer samples in a turn."""
 
 
-def measure_all(folder: Path, settings: argparse.Namespace, bar: Progress) -> Times:
-    """CPU milliseconds of each way in each geometry, the median of all rounds."""
-    geometries = list(GEOMETRIES)[: 1 if settings.quick else None]
-    ways = _ways_without_ray(folder, geometries, settings.samples)
-    # Warm before Ray has started its threads: the loader forks its workers.
-    ready = _warm(ways, bar)
-    with_ray: AbstractContextManager[dict[str, Way]] = (
-        nullcontext({}) if settings.quick else stream_ways(folder, geometries, settings.samples)
-    )
-    with with_ray as streams:
-        ready |= _warm({(name, "stream"): way for name, way in streams.items()}, bar)
-        measures = {key: way.measure for key, way in ready.items()}
-        results = take_turns(measures, settings.rounds, bar, "round")
-    times: Times = {geometry: {} for geometry in geometries}
-    for (geometry, name), values in results.items():
-        times[geometry][name] = round(statistics.median(values), 2)
-    return times
+AROUND = 384
+"""Samples before and after those that are measured: as many as any way reads ahead."""
 
 
-def _ways_without_ray(
-    folder: Path, geometries: list[str], samples: int
-) -> dict[tuple[str, str], Way]:
-    few = max(USUAL_WORKERS, samples // USUAL_SHARE)
-    ways = {(name, "usual"): usual_way(folder, name, few) for name in geometries}
-    for name in geometries:
-        ways[name, "stream_local"] = stream_local_way(folder, name, samples)
-        ways[name, "limit"] = decoder_way(folder, name, samples, resize=True)
-        ways[name, "jpeg"] = decoder_way(folder, name, samples, resize=False)
-    return ways
+class Target(NamedTuple):
+    """What our stream is asked for: `way` costs at least `factor` times what `stream` costs."""
+
+    way: str
+    factor: float
 
 
-def _warm(ways: dict[tuple[str, str], Way], bar: Progress) -> dict[tuple[str, str], Way]:
-    task = bar.add_task("warming up", total=len(ways))
-    ready = {}
-    for key, way in ways.items():
-        ready[key] = warmed(way)
-        bar.advance(task)
-    bar.remove_task(task)
-    return ready
+TARGETS = (
+    Target("usual", 40.0),
+    Target("read_webdataset", 2.0),
+    Target("webdataset", 1.1),
+    Target("limit", 0.6),
+)
 
 
-def ratios(times: dict[str, float]) -> dict[str, float]:
-    """What a reader asks first: how much is gained, and how much is left to gain."""
-    streams = [name for name in ("stream", "stream_local") if name in times]
-    pairs: list[tuple[str, str]] = [("usual", name) for name in streams]
-    pairs += [(name, limit) for name in streams for limit in ("limit", "jpeg")]
-    return {f"{one}_to_{other}": round(times[one] / times[other], 2) for one, other in pairs}
+def judge(times: Mapping[str, float]) -> dict[str, dict[str, float | bool]]:
+    """How each target is met: the ratio that was asked for, the one that was measured."""
+    return {
+        f"{target.way}_to_stream": {
+            "wanted": target.factor,
+            "measured": round(times[target.way] / times["stream"], 3),
+            "met": times[target.way] >= target.factor * times["stream"],
+        }
+        for target in TARGETS
+    }
 
 
-def print_table(console: Console, times: Times) -> None:
+@contextmanager
+def hosts(names: list[str]) -> Iterator[dict[str, ProcessPoolExecutor]]:
+    """A process for each group of ways; that of Ray ends its Ray."""
+    spawn = multiprocessing.get_context("spawn")
+    with ExitStack() as stack:
+        pools = {}
+        for name in names:
+            pool = stack.enter_context(ProcessPoolExecutor(1, spawn))
+            pools[name] = pool
+            if name == "ray":
+                pool.submit(data_hosts.start).result()
+                stack.callback(lambda pool: pool.submit(data_hosts.stop).result(), pool)
+        yield pools
+
+
+def measure_all(folder: Path, settings: argparse.Namespace, bar: Progress) -> dict[str, Any]:
+    """Every way in every geometry, and the memory of ours."""
+    with hosts(list(HOSTS)) as pools:
+        turns = {}
+        for geometry in settings.geometries:
+            for host, ways in HOSTS.items():
+                for way in ways:
+                    call = partial(measure, way, *_amounts(folder, geometry, way, settings))
+                    turns[geometry, way] = partial(_in_host, pools[host], call)
+        results = take_turns(turns, settings.rounds, bar, "round")
+        task = bar.add_task("watching memory", total=None)
+        watching = pools["ray"].submit(
+            data_hosts.watch_memory, Reading(folder, HEADLINE, settings.memory_samples)
+        )
+        found = watching.result()
+        bar.remove_task(task)
+    times: Times = {geometry: {} for geometry in settings.geometries}
+    for (geometry, way), values in results.items():
+        times[geometry][way] = round(statistics.median(values), 2)
+    return {"times": times, "memory": found}
+
+
+def _amounts(
+    folder: Path, geometry: str, way: str, settings: argparse.Namespace
+) -> tuple[Reading, int, int]:
+    """What a way reads in one turn, and how much of it is not measured at its start and end."""
+    samples, around = settings.samples, settings.around
+    if way == "usual":
+        samples, around = samples // USUAL_SHARE, around // USUAL_SHARE
+    return Reading(folder, geometry, samples + 2 * around), around, around
+
+
+def _in_host(pool: ProcessPoolExecutor, call: partial[float]) -> float:
+    return pool.submit(call).result()
+
+
+def print_tables(console: Console, times: Times) -> None:
     """Print CPU time, gain over the usual way and multiple of the limit."""
-    table = Table(title="CPU milliseconds a sample")
-    table.add_column("way")
-    for geometry in times:
-        table.add_column(f"{geometry} ms", justify="right")
-        table.add_column("usual / it", justify="right")
-        table.add_column("it / limit", justify="right")
-    for way in next(iter(times.values())):
-        cells = []
-        for row in times.values():
-            time = row[way]
-            cells += [f"{time:.1f}", f"{row['usual'] / time:.1f}", f"{time / row['limit']:.2f}"]
-        table.add_row(way, *cells)
-    console.print(table)
+    for geometry, row in times.items():
+        table = Table(title=f"{geometry}: CPU milliseconds a sample")
+        for heading in ("way", "ms", "usual / it", "it / stream", "limit / it"):
+            table.add_column(heading, justify="left" if heading == "way" else "right")
+        for way, time in row.items():
+            ratios = row["usual"] / time, time / row["stream"], row["limit"] / time
+            table.add_row(way, f"{time:.1f}", *(f"{ratio:.2f}" for ratio in ratios))
+        console.print(table)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -126,25 +157,27 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--samples",
         type=int,
-        default=128,
-        help=f"samples of one pass, a multiple of {BATCH};"
-        f" the usual way takes 1/{USUAL_SHARE} of them (default: 128)",
+        default=512,
+        help=f"samples of one turn; the usual way takes 1/{USUAL_SHARE} of them (default: 512)",
     )
-    parser.add_argument("--rounds", type=int, default=3, help="passes of each way (default: 3)")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each way (default: 3)")
     parser.add_argument("--pictures", type=int, default=48, help="samples on disk (default: 48)")
     parser.add_argument(
-        "--quick", action="store_true", help="a smoke check: few samples, one geometry, no Ray"
+        "--quick", action="store_true", help="a smoke check: few samples, one geometry"
     )
     arguments = parser.parse_args()
+    arguments.geometries = list(GEOMETRIES)
+    arguments.around, arguments.memory_samples = AROUND, 2000
     if arguments.quick:
-        arguments.samples, arguments.rounds, arguments.pictures = 16, 1, 16
+        arguments.samples, arguments.rounds, arguments.pictures = 128, 1, 16
+        arguments.geometries, arguments.around, arguments.memory_samples = [HEADLINE], 128, 160
     return arguments
 
 
 def main() -> None:
     """Make the data, measure and print."""
     settings = parse_arguments()
-    logging.disable(logging.WARNING)  # Ray Data tells of every pass
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     console = Console(width=100)
     with tempfile.TemporaryDirectory(prefix="tap-perf-") as name, progress(console) as bar:
         folder = Path(name)
@@ -153,10 +186,15 @@ def main() -> None:
             folder, settings.pictures, lambda done, of: bar.update(task, completed=done, total=of)
         )
         bar.remove_task(task)
-        times = measure_all(folder, settings, bar)
-    print_table(console, times)
+        found = measure_all(folder, settings, bar)
+    times, headline = found["times"], found["times"][HEADLINE]
+    print_tables(console, times)
     line = {
-        **{geometry: {**row, "ratios": ratios(row)} for geometry, row in times.items()},
+        **headline,
+        "ratios": judge(headline),
+        "targets_met": all(each["met"] for each in judge(headline).values()),
+        **{name: times[name] for name in times if name != HEADLINE},
+        "memory": found["memory"],
         "jpeg_bytes": round(jpeg_bytes),
         "samples": settings.samples,
         "rounds": settings.rounds,

@@ -42,6 +42,7 @@ def random_batch(config: TapConfig, images: int, regions: int) -> RegionBatch:
         boxes=torch.cat([first, last], 1) * (size / cells),
         image_index=torch.arange(images).repeat_interleave(regions),
         priors=_unit_rows(count, config.concept_dim, draws),
+        has_mask=torch.ones(count, dtype=torch.bool),
         has_prior=torch.ones(count, dtype=torch.bool),
         concepts=torch.full((count,), -1),
         weights=torch.ones(count),

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.decoding.decode import Frame
-from tap_platform.config.data import ScaleJitterConfig
+from tap_platform.config.stream import ScaleJitterConfig
 
 Batch = tuple[Tensor, Tensor, Tensor]
 """Pixels `[B, 3, S, S]`, masks `[M, R, R]` and priors `[M, D]`."""

@@ -11,7 +11,7 @@ from datamodules.stream.prefetch import Prefetch
 from datamodules.stream.region_datamodule import RegionDataModule
 from datamodules.vocabulary import Vocabulary
 from tap_platform.config.load import merge, validate_job
-from tap_platform.launch.prepare import data_folder
+from tap_platform.launch.data_sets import vocabulary_of
 from tap_platform.launch.worker_entry import Place, build_streams
 from tap_platform.runs.directory import RunDirectory
 from tap_platform.runs.events import EventLog
@@ -51,9 +51,9 @@ def make_sample(number):
     return dataclasses.replace(made, priors=priors)
 
 
-def write_folder(folder, count=26, samples_per_shard=7):
+def write_folder(folder, count=26, samples_per_shard=7, first=0):
     with ShardWriter(folder / "train", samples_per_shard) as writer:
-        for number in range(count):
+        for number in range(first, first + count):
             writer.write(make_sample(number))
     with ShardWriter(folder / "val", 4) as writer:
         for number in range(4):
@@ -99,7 +99,7 @@ def batches_of(job, events, rank=0, world_size=1, start_step=0):
 def datamodule(job, run, start_step=0):
     stream, held_out = build_streams(job, Place(0, 1, start_step), events_of(run))
     training = Prefetch(stream, depth=2)
-    return RegionDataModule(data_folder(job.data), stream.plan, training, held_out, start_step)
+    return RegionDataModule(vocabulary_of(job.data), stream.plan, training, held_out, start_step)
 
 
 def train_here(job, run, monkeypatch, checkpoint=None, start_step=0):

@@ -18,7 +18,10 @@ HEAVY = ("torch", "ray", "lightning", "deepspeed", "mlflow", "wandb")
 IMPORTED_AFTER = """
 import sys
 from tap_platform.cli import main
-for arguments in (["--help"], ["schema"], ["plan", sys.argv[1]], ["train", "--help"]):
+for arguments in (
+    ["--help"], ["schema"], ["plan", sys.argv[1]], ["train", "--help"], ["data", "--help"],
+    ["data", "import", "coco", "--help"], ["data", "convert", "--help"],
+):
     sys.argv[1:], spec = arguments, sys.argv[1]
     try:
         main()
@@ -68,7 +71,8 @@ def test_looking_imports_nothing_heavy():
         check=True,
     )
     told = [line for line in done.stderr.splitlines() if line.startswith("heavy after")]
-    assert told == [f"heavy after {verb} []" for verb in ("--help", "schema", "plan", "train")]
+    verbs = ("--help", "schema", "plan", "train", "data", "data", "data")
+    assert told == [f"heavy after {verb} []" for verb in verbs]
 
 
 def test_mistakes_end_a_process_with_a_message_and_no_traceback(tmp_path):

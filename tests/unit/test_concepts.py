@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from open_clip import factory
 from safetensors import safe_open
 from safetensors.torch import save_file
+from tiny_clip import TINY_CLIP, write_clip
 
 from datamodules.vocabulary import Vocabulary, concept_list
 from tap_platform.cli import tap
@@ -20,18 +21,6 @@ from tap_platform.concepts import build_vocabulary, find_concepts, read_released
 from tap_platform.concepts.sources import SOURCES
 from tap_platform.concepts.templates import find_templates
 from tap_platform.concepts.text_embeddings import TextEncoder
-
-TINY_CLIP = {
-    "embed_dim": 16,
-    "vision_cfg": {"image_size": 16, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8},
-    "text_cfg": {
-        "context_length": 12,
-        "vocab_size": 49408,
-        "width": 32,
-        "heads": 2,
-        "layers": 1,
-    },
-}
 
 
 def test_the_merged_list_is_exactly_that_of_the_notebook():
@@ -109,15 +98,7 @@ def test_a_template_without_one_place_is_refused(given):
 def clip(tmp_path_factory):
     """A folder with a tiny CLIP model: config and random weights."""
     folder = tmp_path_factory.mktemp("clip")
-    torch.manual_seed(0)
-    model = open_clip.CLIP(**TINY_CLIP)
-    (folder / "open_clip_config.json").write_text(
-        json.dumps({"model_cfg": TINY_CLIP, "preprocess_cfg": {}})
-    )
-    save_file(
-        {name: x.contiguous() for name, x in model.state_dict().items()},
-        folder / "open_clip_model.safetensors",
-    )
+    write_clip(folder, TINY_CLIP)
     return folder
 
 

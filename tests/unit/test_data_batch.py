@@ -25,6 +25,7 @@ def test_samples_become_tensors_of_the_agreed_shapes():
     expected = {
         "pixels": ((3, 3, 64, 64), torch.uint8),
         "masks": ((5, 16, 16), torch.bool),
+        "has_mask": ((5,), torch.bool),
         "boxes": ((5, 4), torch.float32),
         "image_index": ((5,), torch.int64),
         "priors": ((5, 4), torch.float32),

@@ -8,12 +8,14 @@ from data_samples import box_mask, jpeg, png, rle, smooth_image
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from datamodules.importers.coco import import_coco
+from datamodules.importers.building import build_data_set
+from datamodules.importers.coco import plan_coco
 from datamodules.importers.coco_files import concept_name
 from datamodules.shards.index import DataIndex
 from datamodules.shards.reader import read_samples
 from datamodules.shards.records import decode_annotation, decode_priors
 from datamodules.vocabulary import Vocabulary, concept_list
+from tap_platform.config.sources import CocoSource
 
 COCO_OPEN = Path(__file__).resolve().parents[3] / "shared" / "data" / "coco_open"
 VOCABULARY = Vocabulary.from_names(("cat", "dog", "fire hydrant"), 8, "category_names")
@@ -53,8 +55,9 @@ def folder(path, content=None):
     return path
 
 
-def run(path, out, vocabulary=VOCABULARY, val_fraction=0.25, **options):
-    return import_coco(path, out, vocabulary, val_fraction, **options)
+def run(path, out, vocabulary=VOCABULARY, val_fraction=0.25, show=None, mend=False):
+    source = CocoSource(path=str(path), val_fraction=val_fraction)
+    return build_data_set(plan_coco(source, vocabulary), out, show=show, mend=mend)
 
 
 def read(out, split):
@@ -79,7 +82,7 @@ def quarantined(tmp_path, content):
 def test_images_keep_their_bytes_and_regions_their_meaning(tmp_path):
     seen = []
     path = folder(tmp_path / "coco")
-    report = run(path, tmp_path / "out", progress=lambda *state: seen.append(state))
+    report = run(path, tmp_path / "out", show=lambda *state: seen.append(state))
     assert seen == [(done, 4) for done in (1, 2, 3, 4)]
     assert sum(report.images.values()) == 4
     assert report.images["val"] >= 1
@@ -122,8 +125,7 @@ def test_every_kind_of_mask_is_read(tmp_path):
     content["annotations"].append(crowd)
     report, listed = quarantined(tmp_path, content)
     assert listed == []
-    assert report.crowds == 1
-    assert report.images_without_regions == 1
+    assert report.left_out == {"crowds": 1, "images without regions": 1}
     samples = {**read(tmp_path / "out", "train"), **read(tmp_path / "out", "val")}
     for raw in samples.values():
         (region,) = decode_annotation(raw.annotation).regions
@@ -359,5 +361,5 @@ def test_real_coco_is_imported_whole(tmp_path):
     report = run(COCO_OPEN, tmp_path / "out", vocabulary, val_fraction=0.2)
     assert sum(report.images.values()) == 123
     assert sum(report.regions.values()) == 1129
-    assert report.crowds == 14
+    assert report.left_out["crowds"] == 14
     assert faults(tmp_path / "out") == []

@@ -6,17 +6,15 @@ from PIL import Image
 from datamodules.decoding.decode import (
     BadSampleError,
     Frame,
-    Placement,
-    affine_of,
     blank_sample,
     decode_sample,
-    draw_placement,
-    place,
 )
 from datamodules.decoding.pictures import PAD_COLOUR
+from datamodules.decoding.placement import Placement, affine_of, draw_placement, place
 from datamodules.shards.records import encode_annotation, encode_priors
-from tap_platform.config.data import ScaleJitterConfig, ShardSource
+from tap_platform.config.data import ShardSource
 from tap_platform.config.model import TapConfig
+from tap_platform.config.stream import ScaleJitterConfig
 
 FRAME = Frame(size=64, mask_size=16, concept_dim=4)
 CONCEPTS = {"dog": 0, "cat": 1}
@@ -156,6 +154,28 @@ def test_a_sample_without_regions_or_priors_is_fine():
 def test_an_unknown_category_has_no_concept():
     made = sample(regions=[region(box_mask(48, 64, 4, 6, 30, 40), None)])
     assert decode(raw(made)).concepts.tolist() == [-1]
+
+
+def test_a_region_without_a_mask_has_its_box_for_one():
+    regions = [
+        region(box_mask(48, 64, 4, 8, 32, 40), "cat", segmentation=None),
+        region(box_mask(48, 64, 20, 12, 60, 28), "dog"),
+    ]
+    decoded = decode(raw(sample(regions=regions)))
+    assert decoded.has_mask.tolist() == [concept == 0 for concept in decoded.concepts]
+    slot = int(decoded.concepts.argmax())
+    assert decoded.boxes[slot].tolist() == [4, 8, 32, 40]
+    np.testing.assert_array_equal(decoded.masks[slot], box_mask(16, 16, 1, 2, 8, 10))
+
+
+def test_given_masks_are_filled_from_the_front():
+    made = raw(sample())
+    buffer = np.ones((2, 64, 16, 16), bool)
+    decoded = decode_sample(made, 5, config(), FRAME, CONCEPTS, training=False, masks=buffer[1])
+    assert np.shares_memory(decoded.masks, buffer)
+    np.testing.assert_array_equal(decoded.masks, decode(made).masks)
+    assert buffer[0].all()
+    assert buffer[1, 2:].all()
 
 
 def test_a_given_buffer_is_filled_in_place():

@@ -63,6 +63,24 @@ def test_grey_and_cmyk_jpegs_become_rgb():
         assert np.abs(pixels - expected).mean() < 4
 
 
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_one_colour_stays_as_it_is(mirrored):
+    for level in (0, 1, 127, 254, 255):
+        image = np.full((70, 90, 3), level, np.uint8)
+        for size in ((64, 64), (5, 64), (64, 3), (70, 90), (1, 1)):
+            frame = np.zeros((90, 90, 3), np.uint8)
+            resample(image, (0.1, 0, 0.9, 1), size, frame, mirrored)
+            assert (frame[: size[0], : size[1]] == level).all()
+
+
+def test_a_png_far_too_large_is_averaged_first():
+    image = Image.fromarray(smooth_image(900, 64))
+    pixels = decode(png(image), needed=(20, 64))
+    assert pixels.shape == (900 // 11 + 1, 64, 3)
+    assert np.abs(pixels[:-1] - np.asarray(image)[:891].reshape(81, 11, 64, 3).mean(1)).max() < 1
+    assert decode(png(image), needed=(200, 30)).shape == (900, 64, 3)
+
+
 @pytest.mark.parametrize("data", [jpeg()[:-200], png(Image.fromarray(smooth_image()))[:-500]])
 def test_cut_images_are_refused(data):
     with pytest.raises(ValueError, match="cannot be decoded"):
@@ -103,6 +121,9 @@ def test_decompression_bombs_are_refused_by_their_header():
         ((20, 20), (0.1, 0.2, 0.9, 0.7)),
         ((5, 3), (0, 0, 1, 1)),
         ((60, 60), (0.3, 0.25, 0.5, 0.61)),
+        ((48, 64), (0.5, 0, 1, 1)),
+        ((1, 1), (0, 0, 1, 1)),
+        ((17, 1), (0.99, 0, 1, 1)),
     ],
 )
 def test_resampling_is_that_of_pillow_within_one_level(size, crop):

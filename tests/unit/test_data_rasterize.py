@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from datamodules.decoding.rasterize import Affine, EmptyMaskError, Rasterizer, run_lengths
+from datamodules.decoding.rasterize import Affine, EmptyMaskError, Rasterizer
+from datamodules.decoding.run_lengths import run_lengths
 
 BOUND = 1e-3
 """Masks may differ only where the true coverage is this near to the threshold."""
@@ -135,6 +136,54 @@ def test_what_lies_outside_the_frame_is_not_drawn():
     assert not target.any()
 
 
+def draw_boxes(boxes, affine, size=(40, 60), frame=64, cells=16, segmentations=None):
+    masks = np.ones((len(boxes), cells, cells), bool)
+    given = [None] * len(boxes) if segmentations is None else segmentations
+    drawing = Rasterizer(*size, affine, frame, cells).draw_all(given, np.array(boxes, float), masks)
+    return masks, drawing
+
+
+@pytest.mark.parametrize("affine", [Affine(1.1, 1.3, -8, 3), Affine(-0.9, 0.9, 50, -4)])
+def test_a_box_is_drawn_as_the_mask_that_fills_it(affine):
+    box = (7, 5, 23, 30)
+    filled = rle(box_mask(40, 60, 7, 5, 30, 35))
+    masks, drawing = draw_boxes([box, box], affine, segmentations=[None, filled])
+    np.testing.assert_array_equal(masks[0], masks[1])
+    np.testing.assert_allclose(drawing.boxes[0], drawing.boxes[1])
+
+
+def test_a_box_may_have_fractions_and_reach_out_of_the_image():
+    _, drawing = draw_boxes([(-3.5, 2.25, 10, 4.5), (50, 30, 99, 99)], Affine(1, 1, 0, 0))
+    np.testing.assert_allclose(drawing.boxes, [[0, 2.25, 6.5, 6.75], [50, 30, 60, 40]])
+
+
+def test_what_is_drawn_leaves_no_gap_and_what_is_not_leaves_no_trace():
+    hidden, empty, good = (5, 0, 9, 40), (5, 5, 0, 5), (20, 10, 30, 20)
+    nothing = rle(np.zeros((40, 60), bool))
+    masks, drawing = draw_boxes(
+        [hidden, good, empty, good, good],
+        Affine(1, 1, -14, 0),
+        segmentations=[None, None, None, nothing, rle(box_mask(40, 60, 20, 10, 50, 30))],
+    )
+    assert drawing.drawn.tolist() == [1, 4]
+    assert drawing.empty == 2
+    np.testing.assert_array_equal(masks[0], masks[1])
+    assert masks[0].any()
+    assert not masks[0].all()
+    assert masks[2:].all()  # as they were
+
+
+def test_a_broken_mask_leaves_the_rasterizer_as_it_was():
+    rasterizer = Rasterizer(20, 20, Affine(1, 1, 0, 0), 20, 10)
+    whole = rle(box_mask(20, 20, 3, 3, 15, 15))
+    target, again = np.zeros((2, 10, 10), bool)
+    rasterizer.draw(whole, target)
+    with pytest.raises(ValueError, match="do not tell"):
+        rasterizer.draw({**whole, "counts": whole["counts"][:-1]}, again)
+    rasterizer.draw(whole, again)
+    np.testing.assert_array_equal(target, again)
+
+
 def test_an_empty_mask_is_told_apart():
     with pytest.raises(EmptyMaskError):
         draw(np.zeros((5, 5), bool), Affine(1, 1, 0, 0), 5, 5)
@@ -156,7 +205,9 @@ GOOD = rle(box_mask(6, 5, 1, 1, 4, 4))["counts"]
         ({"size": [5, 6], "counts": GOOD}, "size"),
         ({"size": [6, 5], "counts": [31, -1]}, "do not tell 30 pixels"),
         ({"size": [6, 5], "counts": [2**62, 2**62, 2**62, 2**62]}, "do not tell"),
-        ({"size": [6, 5], "counts": [2**70]}, "integers"),
+        ({"size": [6, 5], "counts": [2**70]}, "do not tell"),
+        ({"size": [6, 5], "counts": [True, 29]}, "integers"),
+        ({"size": [6, 5], "counts": ["15", "15"]}, "integers"),
         ({"size": [6, 5], "counts": [10, 10]}, "do not tell"),
         ({"size": [6, 5], "counts": [10.5, 19.5]}, "integers"),
         ({"size": [6, 5], "counts": [[30]]}, "integers"),

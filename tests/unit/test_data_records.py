@@ -20,6 +20,16 @@ def test_annotation_survives_the_round_trip():
     assert read.regions == made.regions
 
 
+def test_a_region_without_a_mask_survives_the_round_trip():
+    made = sample()
+    made.regions[0].segmentation = None
+    data = encode_annotation(made)
+    assert decode_annotation(data).regions == made.regions
+    record = orjson.loads(data)
+    assert record["annotations"][0].pop("segmentation") is None
+    assert decode_annotation(orjson.dumps(record)).regions == made.regions
+
+
 def test_official_sa1b_annotation_is_read():
     record = {
         "image": {"image_id": 7, "width": 4, "height": 2, "file_name": "sa_7.jpg"},

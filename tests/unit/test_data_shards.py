@@ -9,7 +9,8 @@ import webdataset
 from data_samples import jpeg, png, sample
 from PIL import Image
 
-from datamodules.shards.index import DataIndex, index_shards
+from datamodules.shards.index import DataIndex
+from datamodules.shards.indexing import index_shards
 from datamodules.shards.reader import ShardReader, read_samples
 from datamodules.shards.records import BadSample, RawSample, encode_annotation
 from datamodules.shards.writer import ShardWriter

@@ -10,8 +10,9 @@ from datamodules.decoding.decode import Frame
 from datamodules.order.plan import GlobalPlan
 from datamodules.shards.index import DataIndex
 from datamodules.shards.writer import ShardWriter
+from datamodules.stream.decoder import Decoder
 from datamodules.stream.quarantine import Quarantine, TooManyBadSamplesError
-from datamodules.stream.sample_stream import Decoder, EvaluationStream, TrainingStream
+from datamodules.stream.sample_stream import EvaluationStream, TrainingStream
 from tap_platform.config.data import ShardSource
 
 FRAME = Frame(size=64, mask_size=16, concept_dim=4)
@@ -106,7 +107,7 @@ def test_damage_does_not_move_the_other_samples(folder):
 def test_held_out_shards_that_are_cut_are_looked_at_as_far_as_they_go(folder):
     left = cut_in_half(folder)
     quarantine = Quarantine(1.0, 0)
-    looking = EvaluationStream(folder, decoder(quarantine, training=False), batch=5)
+    looking = EvaluationStream(DataIndex.load(folder), decoder(quarantine, training=False), batch=5)
     batches = list(looking)
     assert (len(looking), len(batches)) == (3, 3)
     assert {key for batch in batches for key in batch.keys} == left

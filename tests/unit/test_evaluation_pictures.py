@@ -35,6 +35,7 @@ def batch():
         boxes=torch.tensor([[12.0, 8, 36, 32], [0, 0, 4, 4], [16, 16, 24, 40]]),
         image_index=torch.tensor([0, 0, 2]),
         priors=torch.zeros(3, 3),
+        has_mask=torch.ones(3, dtype=torch.bool),
         has_prior=torch.zeros(3, dtype=torch.bool),
         concepts=torch.tensor([1, 0, -1]),
         weights=torch.ones(3),

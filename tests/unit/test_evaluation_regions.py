@@ -39,6 +39,7 @@ def make_batch(masks, boxes, concepts, weights=None, image_index=None, frame=FRA
         boxes=torch.tensor(boxes, dtype=torch.float32),
         image_index=image_index,
         priors=torch.zeros(count, WIDTH),
+        has_mask=torch.ones(count, dtype=torch.bool),
         has_prior=torch.zeros(count, dtype=torch.bool),
         concepts=torch.tensor(concepts),
         weights=torch.ones(count) if weights is None else torch.tensor(weights),
@@ -182,6 +183,16 @@ def test_nothing_to_score_is_an_error(batch):
         measure_training_set([batch])
     with pytest.raises(ValueError, match="no training region"):
         measure_training_set([])
+
+
+def test_a_region_without_a_mask_is_not_scored(batch):
+    batch.has_mask = torch.tensor([True, False, True])
+    statistics = measure_training_set([batch])
+    assert statistics.mean_area == 16 / 64
+    assert evaluate_baselines([batch], statistics).regions == 1
+    masks = batch.masks[:, None].repeat(1, 4, 1, 1)
+    model = FakeTap(masks, torch.ones(3, 4), torch.eye(3)[:, None].repeat(1, 4, 1))
+    assert evaluate_regions(model, [batch], torch.eye(3)).regions == 1
 
 
 def test_training_statistics_by_hand(batch):

@@ -34,6 +34,7 @@ def regions():
         boxes=torch.tensor([[4.0, 4.0, 20.0, 24.0]]).expand(REGIONS, 4),
         image_index=torch.tensor([0, 0, 1, 1, 1]),
         priors=random(REGIONS, WIDTH, seed=5),
+        has_mask=torch.ones(REGIONS, dtype=torch.bool),
         has_prior=torch.tensor([True, True, True, False, True]),
         seeds=torch.tensor([7, 8]),
     )
@@ -96,6 +97,21 @@ def test_a_region_without_a_prior_has_no_concept_loss(answers, regions, vocabula
         concept = stage_losses(answers, regions, BOXES, vocabulary, config).concept
         assert concept[3] == 0
         assert (concept[regions.has_prior] > 0).all()
+
+
+def test_a_region_without_a_mask_has_a_concept_loss_only(answers, regions, vocabulary):
+    regions.has_mask[1] = False
+    for routing in ("predicted_iou", "lowest_loss"):
+        for supervision in ("all", "routed"):
+            config = ObjectiveConfig(routing=routing, iou_supervision=supervision)
+            losses = stage_losses(answers, regions, BOXES, vocabulary, config)
+            for values in (losses.focal, losses.dice, losses.iou):
+                assert (values > 0).tolist() == regions.has_mask.tolist()
+            assert losses.concept[1] > 0
+            total([losses], torch.ones(REGIONS), torch.tensor(5.0), config).backward()
+    assert not answers.masks.grad[1].any()
+    assert not answers.iou.grad[1].any()
+    assert answers.concept_embeddings.grad[1].any()
 
 
 def plain_losses(scale=1.0):

@@ -96,18 +96,47 @@ def test_the_peak_is_that_of_the_work(step):
     assert peak_bytes(lambda: None, step.device) < 0.2 * size
 
 
-def test_the_ways_to_read_take_the_same_number_of_samples(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """A few small samples such as the benchmark of the data stream reads."""
     import sa1b_like
-    from data_ways import BATCH, decoder_way, stream_local_way
 
-    for name, value in {"_TEXTURES": 1, "_FEWEST_REGIONS": 2, "_MOST_REGIONS": 3}.items():
-        monkeypatch.setattr(sa1b_like, name, value)
-    sa1b_like.make_data_set(tmp_path, BATCH, lambda done, of: None)
-    for way in (
-        stream_local_way(tmp_path, "training", BATCH),
-        decoder_way(tmp_path, "training", BATCH, resize=True),
-    ):
-        assert way.measure() > 0
+    folder = tmp_path_factory.mktemp("photographs")
+    sizes = {"_TEXTURES": 1, "_FEWEST_REGIONS": 2, "_MOST_REGIONS": 3, "SAMPLES_PER_SHARD": 4}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in sizes.items():
+            patch.setattr(sa1b_like, name, value)
+        sa1b_like.make_data_set(folder, 8, lambda done, of: None)
+    return folder
+
+
+@pytest.mark.parametrize("way", ["stream_local", "limit", "jpeg"])
+def test_ways_of_this_process_are_measured(photographs, way):
+    from data_ways import BATCH, Reading, measure
+
+    reading = Reading(photographs, "training", samples=3 * BATCH)
+    assert 0 < measure(way, reading, warm=BATCH, ahead=BATCH) < 10_000
+
+
+def test_the_ways_of_others_decode_what_ours_decodes(photographs):
+    import webdataset
+    from data_ways import OurDecoder, Reading
+
+    reading = Reading(photographs, "evaluation", samples=8)
+    members = next(iter(webdataset.WebDataset(reading.shards, shardshuffle=False)))
+    decode = OurDecoder(reading)
+    sample, columns = decode(members), decode.columns(members)
+    assert sample.size == (683, 1024)
+    assert 1 <= len(sample.masks) == len(columns["masks"]) == len(columns["priors"]) <= 3
+    assert sample.has_prior.all()
+    np.testing.assert_array_equal(columns["masks"].view(bool), sample.masks)
+    np.testing.assert_array_equal(columns["pixels"], sample.pixels)
+
+
+def test_every_way_has_a_process_to_be_measured_in():
+    from data_ways import HOSTS, WAYS
+
+    assert sorted(way for ways in HOSTS.values() for way in ways) == sorted(WAYS)
 
 
 def test_ways_take_turns():
@@ -124,15 +153,20 @@ def test_ways_take_turns():
     assert results == {"a": [1, 3], "b": [2, 4]}
 
 
-def test_ratios_leave_out_the_way_that_was_not_measured():
-    from data import ratios
+def test_targets_are_judged_by_their_ratios():
+    from data import judge
 
-    times = {"usual": 100.0, "stream_local": 10.0, "limit": 5.0, "jpeg": 4.0}
-    assert ratios(times) == {
-        "usual_to_stream_local": 10,
-        "stream_local_to_limit": 2,
-        "stream_local_to_jpeg": 2.5,
+    times = {"usual": 400.0, "read_webdataset": 19.0, "webdataset": 12.0, "limit": 6.5}
+    judged = judge({**times, "stream": 10.0})
+    assert {name: each["measured"] for name, each in judged.items()} == {
+        "usual_to_stream": 40,
+        "read_webdataset_to_stream": 1.9,
+        "webdataset_to_stream": 1.2,
+        "limit_to_stream": 0.65,
     }
+    assert [name for name, each in judged.items() if not each["met"]] == [
+        "read_webdataset_to_stream"
+    ]
 
 
 @pytest.fixture

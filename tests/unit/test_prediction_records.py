@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from datamodules.decoding.rasterize import run_lengths
+from datamodules.decoding.run_lengths import run_lengths
 from datamodules.shards.records import decode_annotation
 from tap_platform.prediction import Prediction
 from tap_platform.prediction.prompts import read_prompts

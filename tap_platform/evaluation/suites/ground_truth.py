@@ -18,7 +18,7 @@ import orjson
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from datamodules.shards.index import INDEX_NAME, DataIndex
+from datamodules.shards.index import INDEX_NAME, DataIndex, SampleIndex
 from datamodules.shards.reader import read_samples
 from datamodules.shards.records import BadSample, decode_annotation
 
@@ -60,7 +60,7 @@ class ImageFile:
 class ShardImage:
     """An image in a shard."""
 
-    index: DataIndex
+    index: SampleIndex
     shard: int
     number: int
 
@@ -133,6 +133,12 @@ class GroundTruth:
             annotations=[each for each in self.annotations if each["image_id"] in set(kept)],
         )
 
+    def with_masks(self) -> GroundTruth:
+        """The same, without the regions of which only the box is known."""
+        return replace(
+            self, annotations=[each for each in self.annotations if each.get("segmentation")]
+        )
+
     def mask(self, annotation: Record) -> Record:
         """The region as COCO's compressed run-length encoding, of the image's size.
 
@@ -178,7 +184,7 @@ def read_ground_truth(source: str | Path) -> GroundTruth:
         return _read_json(path)
     for folder in (path, path / "val"):
         if (folder / INDEX_NAME).is_file():
-            return _read_shards(folder)
+            return truth_of_shards(DataIndex.load(folder), str(folder))
     for name in ANNOTATION_FILES:
         if (path / name).is_file():
             return _read_json(path / name)
@@ -277,9 +283,16 @@ def _with_split(address: PurePosixPath) -> Iterator[str]:
     yield from (f"{split}/{address.name}" for split in ("val2017", "train2017"))
 
 
-def _read_shards(folder: Path) -> GroundTruth:
-    """Shards as COCO's structure; categories get numbers by the alphabet."""
-    index = DataIndex.load(folder)
+def truth_of_shards(index: SampleIndex, origin: str) -> GroundTruth:
+    """Shards as COCO's structure; categories get numbers by the alphabet.
+
+    Args:
+        index: the samples.
+        origin: where they lie, for people.
+
+    Raises:
+        ValueError: if a sample cannot be read.
+    """
     images: dict[ImageId, Record] = {}
     places: dict[ImageId, Place] = {}
     annotations: list[Record] = []
@@ -310,10 +323,10 @@ def _read_shards(folder: Path) -> GroundTruth:
     for annotation in annotations:
         annotation["category_id"] = numbers[annotation.pop("category")]
     categories = [{"id": number, "name": name} for name, number in numbers.items()]
-    return GroundTruth("coco", str(folder), categories, images, places, annotations)
+    return GroundTruth("coco", origin, categories, images, places, annotations)
 
 
-def _shard_samples(index: DataIndex) -> Iterator[tuple[int, int, str, bytes]]:
+def _shard_samples(index: SampleIndex) -> Iterator[tuple[int, int, str, bytes]]:
     for shard, count in enumerate(index.counts.tolist()):
         for number, sample in enumerate(read_samples(index, shard, range(count))):
             if isinstance(sample, BadSample):

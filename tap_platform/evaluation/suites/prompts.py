@@ -113,6 +113,8 @@ class PromptSuite:
         return found
 
     def _has_pixels(self, annotation: Record) -> bool:
+        if not annotation.get("segmentation"):
+            return False
         return bool(coco_mask.area(self.truth.mask(annotation)))
 
     def asker(self) -> Asker:

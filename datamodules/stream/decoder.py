@@ -1,0 +1,116 @@
+"""Samples decoded in threads, in order, with the bad ones counted."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datamodules.decoding.decode import BadSampleError, DecodedSample, Frame, decode_sample
+from datamodules.shards.records import BadSample
+from datamodules.stream.ordered import in_groups, in_order
+from datamodules.stream.packing import PackedSample, unpack
+from datamodules.stream.quarantine import Quarantine
+from datamodules.stream.reading import SeededSample
+from datamodules.stream.slots import DecodedGroup, Slots
+from tap_platform.config.stream import StreamConfig
+
+
+@dataclass(frozen=True)
+class SampleDecoder:
+    """Decodes one sample: a pure function, in any process."""
+
+    config: StreamConfig
+    frame: Frame
+    concepts: Mapping[str, int]
+    """Number of each name of the vocabulary."""
+    training: bool
+    """Whether the scale is jittered."""
+
+    def decode(
+        self,
+        seeded: SeededSample,
+        pixels: NDArray[np.uint8] | None = None,
+        masks: NDArray[np.bool_] | None = None,
+    ) -> DecodedSample | BadSample:
+        """Decode a sample, into a slot where one is given, or tell why it cannot be."""
+        sample = seeded.sample
+        if isinstance(sample, BadSample):
+            return sample
+        if isinstance(sample, PackedSample):
+            return unpack(sample, self.frame, pixels, masks)
+        try:
+            return decode_sample(
+                sample,
+                seeded.seed,
+                self.config,
+                self.frame,
+                self.concepts,
+                training=self.training,
+                pixels=pixels,
+                masks=masks,
+            )
+        except BadSampleError as error:
+            return BadSample(sample.shard, sample.key, str(error))
+
+
+class _Placed(NamedTuple):
+    """A sample and the slot that it is decoded into."""
+
+    slots: Slots
+    place: int
+    seeded: SeededSample
+
+
+class _Decoded(NamedTuple):
+    slots: Slots
+    result: DecodedSample | BadSample
+
+
+class Decoder:
+    """Decodes a stream of samples batch by batch, in threads, and keeps count of the bad ones."""
+
+    def __init__(
+        self,
+        config: StreamConfig,
+        frame: Frame,
+        concepts: Mapping[str, int],
+        quarantine: Quarantine,
+        *,
+        training: bool,
+    ) -> None:
+        self.config = config
+        self.frame = frame
+        self.quarantine = quarantine
+        self.samples = SampleDecoder(config, frame, concepts, training)
+
+    def groups(self, samples: Iterable[SeededSample], size: int) -> Generator[DecodedGroup]:
+        """Decode in groups of `size` samples, the last one perhaps smaller.
+
+        Bad samples are counted in the order of the samples, whichever thread meets them.
+
+        Raises:
+            TooManyBadSamplesError: as `Quarantine.bad`.
+        """
+        threads = self.config.decode_threads
+        placed = self._placed(samples, size)
+        with closing(in_order(self._decode, placed, threads, size + threads, "decode")) as decoded:
+            for group in in_groups(decoded, size):
+                for _, result in group:
+                    self.quarantine.count(result)
+                yield DecodedGroup(group[0].slots, [result for _, result in group])
+
+    def _placed(self, samples: Iterable[SeededSample], size: int) -> Iterator[_Placed]:
+        for number, seeded in enumerate(samples):
+            place = number % size
+            if place == 0:
+                slots = Slots.make(size, self.frame, self.config.regions_per_image)
+            yield _Placed(slots, place, seeded)
+
+    def _decode(self, placed: _Placed) -> _Decoded:
+        slots, place, seeded = placed
+        return _Decoded(slots, self.samples.decode(seeded, slots.pixels[place], slots.masks[place]))
