@@ -1,23 +1,29 @@
 """One call to a remote file system: with a time-out, and again where the fault may pass.
 
-What passes is a time-out, a connection that fails or breaks, and an answer 408, 429 or 5xx. What
-does not pass, or does not pass in time, is an `OSError` whose words are the same for the same fault
-on every machine: no addresses, no request numbers.
+What passes is a time-out, a connection that fails or breaks, and an answer 408, 429 or 5xx; whoever
+waits for it is told. What does not pass, or does not pass in time, is an `OSError` whose words are
+the same for the same fault on every machine: no addresses, no request numbers.
 """
 
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import sys
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tenacity import RetryCallState
     from upath import UPath
 
-ATTEMPTS = 5
-"""How often a call is tried."""
+_LOG = logging.getLogger(__name__)
+
+PATIENCE_SECONDS = 180.0
+"""How long a call is tried again before the store is taken to be down. With one more time-out it is
+less than the ten minutes after which other workers give up waiting for this one."""
 TIMEOUT_SECONDS = 60.0
 """How long one try may take, besides the time that its bytes take."""
 SLOWEST_BYTES_PER_SECOND = 1 << 20
@@ -49,21 +55,25 @@ def call(place: UPath, name: str, *args: Any, size: int = 0, **options: Any) -> 
     Raises:
         FileNotFoundError: if nothing is there.
         PermissionError: if the file system does not let us.
-        OSError: if the call fails, or fails `ATTEMPTS` times where the fault may pass.
+        OSError: if the call fails, or goes on failing for `PATIENCE_SECONDS` where the fault may
+            pass.
     """
-    from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+    from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
 
     tries = Retrying(
-        stop=stop_after_attempt(ATTEMPTS),
+        stop=stop_before_delay(PATIENCE_SECONDS),
         wait=wait_random_exponential(PAUSE_SECONDS, LONGEST_PAUSE_SECONDS),
         retry=retry_if_exception(may_pass),
+        before_sleep=partial(_tell, place),
         reraise=True,
     )
     timeout = TIMEOUT_SECONDS + size / SLOWEST_BYTES_PER_SECOND
     try:
         return tries(_call_once, place, name, args, options, timeout)
     except Exception as error:
-        raise _told(error, place) from error
+        told = _told(error, place)
+        told.add_note(str(place))
+        raise told from error
 
 
 def _call_once(
@@ -76,6 +86,15 @@ def _call_once(
 
     method = getattr(system, f"_{name}")
     return sync(system.loop, method, *args, timeout=timeout, **options)
+
+
+def _tell(place: UPath, state: RetryCallState) -> None:
+    """Say what a call waits for."""
+    assert state.outcome is not None
+    error = state.outcome.exception()
+    assert error is not None
+    pause = f"the next try is in {state.upcoming_sleep:.1f} s"
+    _LOG.warning("%s: %s; %s", place, _passing_fault(error, status_of(error)), pause)
 
 
 def may_pass(error: BaseException) -> bool:
@@ -127,7 +146,7 @@ def _told(error: Exception, place: UPath) -> OSError:
     """The error in words that depend on the fault alone."""
     status = status_of(error)
     if may_pass(error):
-        return OSError(f"{_passing_fault(error, status)} ({ATTEMPTS} tries)")
+        return OSError(f"{_passing_fault(error, status)}, for {PATIENCE_SECONDS:g} s")
     if status in _MISSING or (status is None and isinstance(error, FileNotFoundError)):
         return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(place))
     if status in _FORBIDDEN or isinstance(error, PermissionError):
@@ -139,7 +158,7 @@ def _told(error: Exception, place: UPath) -> OSError:
     return OSError(f"{type(error).__name__}: {error}")
 
 
-def _passing_fault(error: Exception, status: int | None) -> str:
+def _passing_fault(error: BaseException, status: int | None) -> str:
     if status is not None:
         return f"the store answers {status}"
     if any(isinstance(each, TimeoutError) for each in _chain(error)):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from uuid import uuid4
 from upath import UPath
 
 from datamodules.remote import call, status_of
+from tap_platform.config.secrets import NO_SECRETS, secret_in, without_secret
 
 Location: TypeAlias = Path | UPath
 """A local path, or a URL that joins with `/` and has a `name` and a `parent` as a path has."""
@@ -33,6 +35,7 @@ _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 _WITHOUT_FOLDERS = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "http", "https"})
 _VERSIONS = ("size", "ETag", "etag", "mtime", "LastModified", "Last-Modified", "created")
 _RANGE_NOT_SATISFIABLE = 416
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def location(path: str | Location) -> Location:
@@ -41,9 +44,12 @@ def location(path: str | Location) -> Location:
     A path, or a `file://` URL, is a `pathlib.Path`; `~` is the home folder.
 
     Raises:
-        ValueError: if the URL's kind is unknown or not installed, or it is a pipe or a chain.
+        ValueError: if the URL's kind is unknown or not installed, it holds a secret, or it is a
+            pipe or a chain.
     """
     text = str(path)
+    if secret_in(text):
+        raise ValueError(f"{without_secret(text)}: {NO_SECRETS}")
     if text.startswith("pipe:") or ("://" in text and "::" in text):
         raise ValueError(f"{text}: pipes and chains of URLs are not opened; give a path or a URL")
     if "://" not in text:
@@ -74,11 +80,37 @@ def child(folder: Location, name: str) -> Location:
     """The file of that name in a folder; a name that is an absolute path or a URL stands alone.
 
     Raises:
-        ValueError: if the name is a URL that is not opened.
+        ValueError: as `check_name`, or if the name is a URL that is not opened.
     """
-    if "://" in name or name.startswith(("/", "pipe:")):
-        return location(name)
-    return folder / name
+    check_name(folder, name)
+    return location(name) if _is_elsewhere(name) else folder / name
+
+
+def check_name(folder: Location, name: str) -> None:
+    """Refuse a name, from a list of a folder's files, that leads where the list has no say.
+
+    A list in a local folder is its owner's, and may name files anywhere. One in a store is somebody
+    else's: it names files of that kind of store (of that server, for `http`), so that it leads
+    neither to the disk of whoever reads it nor into the network behind.
+
+    Raises:
+        ValueError: telling where the name leads.
+    """
+    if not _is_elsewhere(name):
+        if ".." in name.split("/"):
+            raise ValueError(f"the name {name} leads out of the folder")
+    elif not isinstance(folder, Path) and _store_of(name) != _store_of(str(folder)):
+        raise ValueError(f"the name {name} leads out of the store, {folder}")
+
+
+def _is_elsewhere(name: str) -> bool:
+    return "://" in name or name.startswith(("/", "pipe:"))
+
+
+def _store_of(url: str) -> tuple[str, str]:
+    """The kind of store, and which server where a URL could name any."""
+    scheme, host, *_ = urlsplit(url)
+    return scheme, host if scheme in ("http", "https") else ""
 
 
 def read_bytes(place: Location) -> bytes:
@@ -266,10 +298,12 @@ def local_copy(place: Location, sha256: str) -> Path:
 
     Raises:
         OSError: if it cannot be read.
-        ValueError: if its bytes do not have that hash.
+        ValueError: if its bytes do not have that hash, or that is none.
     """
     if isinstance(place, Path):
         return place
+    if not _SHA256.fullmatch(sha256):
+        raise ValueError(f"{sha256[:80]!r} is no sha256 of {place.name}")
     cache = Path(os.environ.get("TAP_CACHE") or "~/.cache/tap_platform").expanduser()
     target = cache / sha256[:2] / sha256
     if target.exists():
@@ -305,7 +339,7 @@ def atomic_folder(folder: str | Path) -> Iterator[Path]:
     draft = target.with_name(f".{target.name}.{uuid4().hex[:8]}.part")
     try:
         if target.exists() and any(target.iterdir()):
-            raise ValueError(f"{target} is not empty: choose another folder or remove it")
+            raise ValueError(f"{target} is not empty: choose a new folder")
         draft.mkdir(parents=True)
     except OSError as error:
         raise ValueError(

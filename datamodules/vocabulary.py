@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
@@ -85,7 +86,7 @@ class Vocabulary:
             embeddings = load_tensors(data)["embeddings"]
             header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
             metadata = dict(header["__metadata__"])
-            names = tuple(json.loads(metadata.pop("names")))
+            names = tuple(orjson.loads(metadata.pop("names")))
         except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(
                 f"{path} holds no vocabulary ({error}). Expected a safetensors file with the "
@@ -96,6 +97,10 @@ class Vocabulary:
                 f"{path}: {len(names)} names, but embeddings of shape {embeddings.shape}; "
                 "each name needs one row."
             )
+        if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+            raise ValueError(f"{path}: each name must be text, and stand there once.")
+        if not np.isfinite(embeddings).all():
+            raise ValueError(f"{path}: the embeddings hold NaN or infinity.")
         kind = metadata.pop("kind", "unknown")
         return cls(names, embeddings.astype(np.float32), kind, metadata)
 

@@ -12,6 +12,7 @@ import io
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,10 +25,10 @@ from datamodules.importers.making import SPLITS, MakingPlan
 from datamodules.importers.shard_tasks import Fault, Outcome, ShardTask
 from datamodules.importers.shrink import shrink_picture, shrink_regions, smaller_size
 from datamodules.shards.index import INDEX_NAME, DataIndex
-from datamodules.shards.provenance import CARD_NAME
+from datamodules.shards.provenance import CARD_NAME, check_ended
 from datamodules.shards.reader import ShardReader
 from datamodules.shards.records import BadSample, RawSample, Sample, decode_annotation
-from datamodules.storage import Location, exists, location, read_bytes
+from datamodules.storage import Location, child, exists, location, read_bytes
 from datamodules.vocabulary import Vocabulary
 
 CONVERTER = 1
@@ -53,9 +54,12 @@ def plan_convert(
         priors: path or URL of a sidecar whose priors are to be in the new shards.
 
     Raises:
-        ValueError: if the data set or the sidecar is missing or broken.
+        ValueError: if the data set or the sidecar is missing, broken or not made to its end.
     """
     root, sidecar = location(path), None if priors is None else location(priors)
+    for folder in (root, sidecar):
+        if folder is not None:
+            check_ended(folder)
     converter = _Converter(root, sidecar, max_side, quality)
     splits = [split for split in SPLITS if split == "train" or exists(root / split / INDEX_NAME)]
     indexes = {split: converter.index(split) for split in splits}
@@ -119,17 +123,17 @@ class _Converter:
             for number in range(int(index.counts[shard])):
                 raw = reader.read(shard, number)
                 if isinstance(raw, BadSample):
-                    fault = Fault(raw.shard, raw.key, None, raw.reason)
+                    fault = _fault(split, raw, raw.reason)
                     # What cannot be read may be there again, unchanged, next time.
                     yield Outcome(None, faults=[fault], watch={str(index.path(shard)): None})
                 else:
-                    yield self._outcome(raw)
+                    yield self._outcome(split, raw)
 
-    def _outcome(self, raw: RawSample) -> Outcome:
+    def _outcome(self, split: str, raw: RawSample) -> Outcome:
         try:
             return self._convert(raw)
         except ValueError as error:
-            return Outcome(None, faults=[Fault(raw.shard, raw.key, None, str(error))])
+            return Outcome(None, faults=[_fault(split, raw, str(error))])
 
     def _convert(self, raw: RawSample) -> Outcome:
         annotation = decode_annotation(raw.annotation)
@@ -154,6 +158,10 @@ class _Converter:
             priors = None if priors is None else priors[kept]
         sample = Sample(key_of(raw.key), image, new_size[1], new_size[0], regions, priors)
         return Outcome(sample, left_out, figures=figures)
+
+
+def _fault(split: str, sample: RawSample | BadSample, reason: str) -> Fault:
+    return Fault(str(child(Path(split), sample.shard)), sample.key, None, reason)
 
 
 def _priors(data: bytes, regions: int) -> NDArray[np.float16]:

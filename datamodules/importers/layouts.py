@@ -11,8 +11,8 @@ FOLDER/val2017/             LVIS's val needs both"""
 VISUAL_GENOME = """\
 FOLDER/region_descriptions.json   regions: x, y, width, height and phrase
 FOLDER/image_data.json            id, URL, width and height of each image
-FOLDER/densecap_splits.json       image ids by split: not Visual Genome's own, but
-                                  from info/ of the repository jcjohnson/densecap
+FOLDER/densecap_splits.json       image ids by split, from info/ of the
+                                  repository jcjohnson/densecap
 FOLDER/VG_100K/                   the images of both archives
 FOLDER/VG_100K_2/"""
 

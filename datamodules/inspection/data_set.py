@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from datamodules.shards.index import INDEX_NAME, DataIndex
+from datamodules.shards.provenance import check_ended
 from datamodules.storage import Location, exists, location
 
 SPLITS = ("train", "val")
@@ -42,9 +43,10 @@ def open_parts(path: str | Location) -> tuple[Part, ...]:
             will do.
 
     Raises:
-        ValueError: if neither is there, or an index is missing or broken.
+        ValueError: if neither is there, its making has not ended, or an index is missing or broken.
     """
     root = location(path)
+    check_ended(root)
     names = [name for name in SPLITS if exists(root / name / INDEX_NAME)]
     if names:
         return tuple(Part(name, root / name, name, DataIndex.load(root / name)) for name in names)

@@ -141,6 +141,11 @@ class Tally:
         """How many there are in all."""
         return self.counts.total()
 
+    @property
+    def is_sound(self) -> bool:
+        """Whether nothing is bad and every shard is the one that was indexed."""
+        return not self.damaged and not any(kind.is_bad for kind in self.counts)
+
     def kinds(self) -> list[Kind]:
         """The kinds that there are, the bad ones first."""
         return [kind for kind in Kind if self.counts[kind]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import orjson
 from rich.console import Console
@@ -11,7 +12,7 @@ from rich.text import Text
 
 from datamodules.inspection.findings import Finding, Kind
 from datamodules.inspection.verification import Verification
-from datamodules.storage import Location, make_folder, write_bytes
+from datamodules.storage import Location, child, make_folder, write_bytes
 
 REPORT_NAME = "report.json"
 QUARANTINE_NAME = "quarantine.jsonl"
@@ -74,5 +75,5 @@ def _print_kind(kind: Kind, count: int, examples: list[Finding], console: Consol
 
 def _place(finding: Finding) -> str:
     region = f" region {finding.region}" if finding.region is not None else ""
-    names = "/".join(filter(None, (finding.part, finding.shard, finding.key)))
-    return f"{names}{region}:"
+    key = f"/{finding.key}" if finding.key else ""
+    return f"{child(Path(finding.part), finding.shard or '')}{key}{region}:"

@@ -84,7 +84,7 @@ def _estimated(name: str, parts: Sequence[PartCounts]) -> str:
 
 def _bars(histogram: Histogram) -> RenderableType:
     mean, least, greatest = (
-        f"{100 * value:.2g}%" if histogram.are_shares else f"{value:.4g}"
+        f"{float(f'{100 * value:.2g}'):g}%" if histogram.are_shares else f"{value:.4g}"
         for value in (histogram.mean, histogram.least, histogram.greatest)
     )
     story = Text(f"mean {mean}, from {least} to {greatest}", "dim")

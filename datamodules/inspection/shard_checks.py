@@ -10,8 +10,9 @@ from typing import NamedTuple
 from datamodules.inspection.findings import Kind
 from datamodules.shards.index import DataIndex
 from datamodules.shards.indexing import member_of
+from datamodules.shards.reader import fault_of
 from datamodules.shards.tar import PassingFile, scan_tar
-from datamodules.storage import read_blocks, reason
+from datamodules.storage import read_blocks
 
 _KINDS = ("image", "annotation", "priors")
 
@@ -33,12 +34,17 @@ class _Found(NamedTuple):
 
 
 def check_shard(index: DataIndex, shard: int) -> list[ShardRemark]:
-    """Read a tar from its first byte to its last, once, and compare it with its index."""
+    """Read a tar from its first byte to its last, once, and compare it with its index.
+
+    Raises:
+        StoreError: as `fault_of`.
+    """
     file = PassingFile(read_blocks(index.path(shard)))
     try:
         found, fault = _scan(file)
     except OSError as error:
-        return [ShardRemark(Kind.UNREADABLE, None, f"the shard cannot be read: {reason(error)}")]
+        told = f"the shard {fault_of(index.path(shard), error)}"
+        return [ShardRemark(Kind.UNREADABLE, None, told)]
     remarks = list(_changed(index, shard, file))
     if fault:
         return [*remarks, ShardRemark(Kind.INDEX, None, fault)]

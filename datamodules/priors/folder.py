@@ -119,7 +119,7 @@ def is_complete(root: Location, settings: Mapping[str, Any]) -> bool:
     if exists(claimed):
         provenance.check_same(root, claimed, SOURCE, dict(settings))
     elif list_files(root):
-        raise ValueError(f"{root} is not empty: choose another folder or remove it")
+        raise ValueError(f"{root} is not empty: choose a new folder")
     return False
 
 

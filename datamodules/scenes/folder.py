@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from datamodules.scenes.annotation import SPLITS, make_sample
 from datamodules.scenes.appearance import CONCEPTS
-from datamodules.shards.index import INDEX_NAME, sha256
+from datamodules.shards import provenance
 from datamodules.shards.records import Sample
 from datamodules.shards.writer import ShardWriter
 from datamodules.storage import atomic_folder
 from datamodules.vocabulary import Vocabulary
 from tap_platform.config.data import ScenesSource
 
+SOURCE = "scenes"
 PRIOR_KIND = "scenes oracle"
 """What the priors and the vocabulary are: embeddings of the names of what was drawn, with noise."""
 GENERATOR = 1
@@ -45,8 +44,7 @@ def make_scenes(
     """
     folder = Path(config.path)
     settings = _settings(config, dim)
-    if (folder / "dataset.json").exists():
-        _require_same(folder, settings)
+    if provenance.is_made(folder, SOURCE, settings):
         return folder
     counts = {"train": config.train_scenes, "val": config.val_scenes}
     with atomic_folder(folder) as draft:
@@ -59,7 +57,7 @@ def make_scenes(
                     if progress is not None:
                         progress(done, sum(counts.values()))
         Vocabulary.from_names(CONCEPTS, dim, PRIOR_KIND).save(draft / "vocabulary.safetensors")
-        _write_provenance(draft, settings)
+        provenance.write_card(draft, SOURCE, settings, PRIOR_KIND, SPLITS)
     return folder
 
 
@@ -72,45 +70,3 @@ def _settings(config: ScenesSource, dim: int) -> dict[str, float]:
     """What the bytes of the data set depend on."""
     fields = {"train_scenes", "val_scenes", "scene_size", "scene_seed", "smallest_object"}
     return {**config.model_dump(include=fields), "concept_dim": dim, "generator": GENERATOR}
-
-
-def _write_provenance(folder: Path, settings: dict[str, float]) -> None:
-    record = {
-        "source": "scenes",
-        "settings": settings,
-        "priors": PRIOR_KIND,
-        "indexes": {split: sha256(folder / split / INDEX_NAME) for split in SPLITS},
-    }
-    (folder / "dataset.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-
-
-def _require_same(folder: Path, settings: dict[str, float]) -> None:
-    found = _read_settings(folder / "dataset.json")
-    differences = [
-        f"{name} is {found.get(name)} there and {wanted} here"
-        for name, wanted in settings.items()
-        if found.get(name) != wanted
-    ]
-    if differences:
-        raise ValueError(
-            f"{folder} holds scenes of other settings: {'; '.join(differences)}. Set data.path to "
-            "another folder, or remove this one to make it anew."
-        )
-
-
-def _read_settings(path: Path) -> dict[str, Any]:
-    """The settings that a folder of scenes was made with."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        source, settings = record["source"], dict(record["settings"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} cannot be read ({error!r}). Remove {path.parent} to make it anew, or set "
-            "data.path to another folder."
-        ) from error
-    if source != "scenes":
-        raise ValueError(
-            f"{path.parent} holds a data set of source {source!r}, not scenes. Set data.path to "
-            "another folder."
-        )
-    return settings

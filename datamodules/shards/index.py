@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from datamodules.storage import (
     Location,
     atomic_file,
+    check_name,
     child,
     local_copy,
     location,
@@ -184,9 +185,12 @@ class DataIndex:
         counts = np.array(shards["samples"], np.int64)
         sizes = np.array(shards["bytes"], np.int64)
         names, checksums = tuple(map(str, shards["name"])), tuple(map(str, shards["sha256"]))
-        if not len(names) == len(checksums) == len(sizes) == len(counts) or (counts < 0).any():
+        fits = counts.shape == sizes.shape == (len(names),) == (len(checksums),)
+        if not fits or (counts < 0).any():
             raise ValueError("its columns do not fit together")
-        samples = _map_samples(folder, str(record["samples_sha256"]), int(counts.sum()))
+        for name in names:
+            check_name(folder, name)
+        samples = _map_samples(folder, str(record["samples_sha256"]), sum(counts.tolist()))
         starts, digest = np.cumsum(counts) - counts, hashlib.sha256(content).hexdigest()
         return cls(
             folder, names, counts, starts, sizes, checksums, samples, digest, record.get("main")
@@ -214,7 +218,11 @@ def _map_samples(folder: Location, digest: str, expected: int) -> NDArray[Any]:
         raise
     except Exception as error:  # a broken header fails in numpy in many ways
         raise ValueError(f"{SAMPLES_NAME} is not an array: {error}") from error
-    if rows.ndim != 1 or rows.dtype != _row_type(rows.dtype["key"].itemsize):
+    if (
+        not isinstance(rows, np.ndarray)
+        or rows.ndim != 1
+        or rows.dtype != _row_type(rows.dtype["key"].itemsize)
+    ):
         raise ValueError(f"{SAMPLES_NAME} has other columns than an index has")
     if len(rows) != expected:
         raise ValueError(f"{SAMPLES_NAME} has {len(rows)} rows for {expected} samples")

@@ -26,6 +26,8 @@ PARTS_NAME = ".parts"
 """Folder of the records of what is done, in a data set that is being made."""
 BEGUN_NAME = "begun.json"
 """In it, what the data set is to become."""
+LONGEST_SHOWN = 60
+"""Characters of a setting that a message shows."""
 
 
 def is_made(folder: Location, source: str, settings: dict[str, Any]) -> bool:
@@ -58,7 +60,7 @@ def begin(folder: Location, source: str, settings: dict[str, Any]) -> None:
         return
     try:
         if list_files(folder):
-            raise ValueError(f"{folder} is not empty: choose another folder or remove it")
+            raise ValueError(f"{folder} is not empty: choose a new folder")
         make_folder(begun.parent)
         record = {"source": source, "settings": settings}
         write_bytes(begun, orjson.dumps(record, option=orjson.OPT_INDENT_2))
@@ -76,12 +78,18 @@ def check_ended(folder: Location) -> None:
     """
     begun = folder / PARTS_NAME / BEGUN_NAME
     if exists(begun) and not exists(folder / CARD_NAME):
-        source = orjson.loads(read_bytes(begun))["source"]
         raise ValueError(
-            f"{folder} is no data set yet: its making ({source}) has not ended, for it has no"
-            f" {CARD_NAME}. Call what makes it once more, with the same settings: it goes on where"
-            " it stopped"
+            f"{folder} is no data set yet: its making ({_source_in(begun)}) has not ended, for it"
+            f" has no {CARD_NAME}. Call what makes it once more, with the same settings: it goes on"
+            " where it stopped"
         )
+
+
+def _source_in(begun: Location) -> str:
+    try:
+        return str(orjson.loads(read_bytes(begun))["source"])
+    except (ValueError, KeyError, TypeError):
+        return f"{begun} is broken"
 
 
 def check_same(folder: Location, path: Location, source: str, settings: dict[str, Any]) -> None:
@@ -104,9 +112,11 @@ def check_same(folder: Location, path: Location, source: str, settings: dict[str
             f"{path} cannot be read ({error!r}): remove {folder} to make it anew, or choose another"
             " folder"
         ) from error
-    here = orjson.loads(orjson.dumps({"source": source, **settings}))
+    here = {"source": source}
+    if found["source"] == source:  # another source's settings would only be noise
+        here = orjson.loads(orjson.dumps({**here, **settings}))
     differences = [
-        f"{name} is {found.get(name)} there and {wanted} here"
+        _difference(name, found.get(name), wanted)
         for name, wanted in here.items()
         if found.get(name) != wanted
     ]
@@ -115,6 +125,13 @@ def check_same(folder: Location, path: Location, source: str, settings: dict[str
             f"{folder} holds another data set ({'; '.join(differences)}): choose another folder, or"
             " remove this one to make it anew"
         )
+
+
+def _difference(name: str, there: Any, here: Any) -> str:
+    """Both values, unless they are hashes and lists that nobody reads."""
+    if max(len(str(there)), len(str(here))) > LONGEST_SHOWN:
+        return f"{name}: not the same there and here"
+    return f"{name} is {there} there and {here} here"
 
 
 def write_card(

@@ -1,4 +1,9 @@
-"""Samples read from shards by byte offset: what a shard holds never raises, nor touches a disk."""
+"""Samples read from shards by byte offset: what a shard holds never raises, nor touches a disk.
+
+What is missing or cut is bad, in every run alike. What cannot be read for another reason, such as a
+store that is down, may be sound: to leave it out would give a batch that depends on the weather, so
+it ends the reading, and whoever reads goes on later.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +31,10 @@ Place: TypeAlias = tuple[int, int]
 """Byte offset and bytes of a member."""
 
 
+class StoreError(OSError):
+    """A shard cannot be read, for a reason that says nothing of what is in it."""
+
+
 class _UnreadableError(Exception):
     """A member that a shard does not give."""
 
@@ -34,8 +43,8 @@ class ShardReader:
     """Reads samples of an index by byte offset, from any number of threads.
 
     A context manager: its end lets go of the files. It never raises for what it reads: a shard that
-    is missing, cut or incomplete, or a store that does not answer, gives `BadSample`, with the same
-    reason for the same fault. A shard that has grown since it was indexed is read as it was.
+    is missing, cut or incomplete gives `BadSample`, with the same reason for the same fault. A
+    shard that has grown since it was indexed is read as it was.
 
     Args:
         index: where the samples lie.
@@ -56,7 +65,11 @@ class ShardReader:
             self._tars.clear()
 
     def read(self, shard: int, number: int) -> RawSample | BadSample:
-        """Read sample `number` of shard number `shard`."""
+        """Read sample `number` of shard number `shard`.
+
+        Raises:
+            StoreError: if the shard is there, as far as can be told, and cannot be read.
+        """
         name = self._index.names[shard]
         members = self._index.members(shard, number)
         wanted = {"image": members.image, "annotation": members.annotation}
@@ -100,7 +113,7 @@ def _read(tar: _Tar, what: str, wanted: dict[str, Place]) -> dict[str, bytes]:
     try:
         data = {span: tar.read(*span) for span in spans}
     except (OSError, ValueError) as error:
-        raise _UnreadableError(f"{what} cannot be read: {reason(error)}") from error
+        raise _UnreadableError(f"{what} {fault_of(tar.place, error)}") from error
     found = {}
     for kind, (offset, size) in wanted.items():
         span = next(span for span in spans if span[0] <= offset and offset + size <= span[1])
@@ -108,6 +121,27 @@ def _read(tar: _Tar, what: str, wanted: dict[str, Place]) -> dict[str, bytes]:
         if len(found[kind]) < size:
             raise _UnreadableError(f"{what} was cut: the {kind} would end at byte {offset + size}")
     return found
+
+
+def fault_of(place: Location, error: OSError | ValueError) -> str:
+    """What is wrong with a shard that could not be read.
+
+    Raises:
+        StoreError: if that says nothing of the shard: it is not missing, or its whole folder is.
+    """
+    if isinstance(error, ValueError) or _is_missing(place, error):
+        return f"cannot be read: {reason(error)}"
+    raise StoreError(
+        f"{place} cannot be read: {reason(error)}. Its samples may be sound, so they are not left"
+        " out; what is read goes on, with the same batches, once it can be read again. If it never"
+        " can, remove it: what is missing is left out"
+    ) from error
+
+
+def _is_missing(place: Location, error: OSError) -> bool:
+    if isinstance(place, Path) and not place.parent.is_dir():
+        return False
+    return isinstance(error, FileNotFoundError | IsADirectoryError)
 
 
 def _spans(places: Iterable[Place], gap: int) -> list[tuple[int, int]]:
@@ -131,11 +165,12 @@ class _LocalTar:
     gap = -1
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.place = path
 
     @cached_property
     def _descriptor(self) -> int:
-        descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        # Nobody waits for the other end of a pipe that lies there as a file.
+        descriptor = os.open(self.place, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         weakref.finalize(self, os.close, descriptor)
         return descriptor
 
@@ -151,11 +186,11 @@ class _RemoteTar:
     gap = GAP_BYTES
 
     def __init__(self, place: UPath) -> None:
-        self._place = place
+        self.place = place
 
     def read(self, start: int, stop: int) -> bytes:
         """Bytes `start` to `stop`, fewer where the file ends before."""
-        return read_range(self._place, start, stop)
+        return read_range(self.place, start, stop)
 
 
 _Tar: TypeAlias = _LocalTar | _RemoteTar
@@ -164,7 +199,11 @@ _Tar: TypeAlias = _LocalTar | _RemoteTar
 def read_samples(
     index: SampleIndex, shard: int, numbers: Iterable[int]
 ) -> Iterator[RawSample | BadSample]:
-    """Read some samples of one shard, in the order given."""
+    """Read some samples of one shard, in the order given.
+
+    Raises:
+        StoreError: as `ShardReader.read`.
+    """
     with ShardReader(index) as reader:
         for number in numbers:
             yield reader.read(shard, number)

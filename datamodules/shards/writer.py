@@ -186,6 +186,6 @@ class _OpenShard:
 
 def _empty_folder(folder: Location) -> Location:
     if list_files(folder):
-        raise ValueError(f"{folder} is not empty: choose another folder or remove it")
+        raise ValueError(f"{folder} is not empty: choose a new folder")
     make_folder(folder)
     return folder

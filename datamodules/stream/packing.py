@@ -61,7 +61,8 @@ def pack(sample: DecodedSample) -> bytes:
         sample.has_mask,
         sample.has_prior,
     ]
-    return b"".join(piece for part in parts for piece in (part.tobytes(), _padding(part.nbytes)))
+    pieces = [np.ascontiguousarray(part).reshape(-1).view(np.uint8) for part in parts]
+    return b"".join(each for piece in pieces for each in (piece.data, _padding(len(piece))))
 
 
 def _padding(size: int) -> bytes:

@@ -31,6 +31,7 @@ from datamodules.stream.ordered import in_groups
 from datamodules.stream.packing import PackedSample, pack
 from datamodules.stream.prefetch import Prefetch
 from datamodules.stream.reading import SeededSample, read_here
+from datamodules.stream.slots import Slots
 
 SAMPLES_PER_TASK = 64
 """Encoded samples in a block, 40 MB of SA-1B's."""
@@ -65,16 +66,20 @@ class ReadWork:
 
     def read(self, samples: Sequence[PlannedSample]) -> Iterator[SeededSample]:
         """Read the samples of a task, and decode them where that is asked for."""
-        for seeded in read_here(self.index, samples):
-            yield seeded if self.decoder is None else _packed(seeded, self.decoder)
+        raw = read_here(self.index, samples)
+        return raw if self.decoder is None else _packed(raw, self.decoder)
 
 
-def _packed(seeded: SeededSample, decoder: SampleDecoder) -> SeededSample:
-    decoded = decoder.decode(seeded)
-    if isinstance(decoded, BadSample):
-        return SeededSample(seeded.seed, decoded)
-    packed = PackedSample(seeded.sample.shard, decoded.key, pack(decoded))
-    return SeededSample(seeded.seed, packed)
+def _packed(samples: Iterator[SeededSample], decoder: SampleDecoder) -> Iterator[SeededSample]:
+    """Decode and pack samples, one after another in the same slot."""
+    slots = Slots.make(1, decoder.frame, decoder.config.regions_per_image)
+    for seed, sample in samples:
+        decoded = decoder.decode(SeededSample(seed, sample), slots.pixels[0], slots.masks[0])
+        if isinstance(decoded, BadSample):
+            yield SeededSample(seed, decoded)
+        else:
+            packed = PackedSample(sample.shard, decoded.key, pack(decoded))
+            yield SeededSample(seed, packed)
 
 
 def read_with_ray(

@@ -14,7 +14,7 @@ from datamodules.shards.records import BadSample
 
 @dataclass(frozen=True, slots=True)
 class Slots:
-    """Memory for B samples of at most L regions. It is never used twice: a batch may be kept."""
+    """Memory for B samples of at most L regions. A batch keeps it: it is not used for another."""
 
     pixels: NDArray[np.uint8]
     """`[B, S, S, 3]`."""

@@ -41,7 +41,10 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except (ValueError, OSError) as error:
-        click.secho(f"tap: {error}", fg="red", err=True)
+        # What a Ray task raised comes with the task's traceback around it.
+        told = str(getattr(error, "cause", error))
+        where = [note for note in getattr(error, "__notes__", []) if note not in told]
+        click.secho(f"tap: {': '.join([*where, told])}", fg="red", err=True)
         sys.exit(2)
     except RunFailedError as error:
         click.secho(f"tap: {error}", fg="red", err=True)

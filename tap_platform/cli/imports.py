@@ -79,7 +79,9 @@ def _field_option(kind: type[ImportedSource], name: str) -> Callable[[Any], Any]
     meaning = " ".join(field.description.split()).partition(". ")[0].rstrip(".") + "."
     flag = f"--{name.replace('_', '-')}"
     if field.annotation is bool:
-        return click.option(f"{flag}/--no-{flag[2:]}", default=field.default, help=meaning)
+        return click.option(
+            f"{flag}/--no-{flag[2:]}", default=field.default, show_default=True, help=meaning
+        )
     choices = [each for each in get_args(field.annotation) if isinstance(each, str)]
     share = field.annotation is float
     return option(

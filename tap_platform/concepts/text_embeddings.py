@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,11 @@ def weights_file(model: str, weights: str | None) -> Path | None:
 def _no_weights(model: str) -> str:
     import open_clip
 
+    models = open_clip.list_models()
+    if model not in models:
+        near = get_close_matches(model, models, 1)
+        told = f": did you mean {near[0]}?" if near else ""
+        return f"open_clip has no model {model}{told}"
     tags = open_clip.list_pretrained_tags_by_model(model)
     known = f"a tag ({', '.join(tags)})" if tags else "a tag"
     return f"{model} has no weights by itself: give a file of weights, or {known}"

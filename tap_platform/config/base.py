@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
+
+from tap_platform.config.secrets import refuse_secrets
 
 
 class Section(BaseModel):
@@ -16,10 +18,13 @@ class Section(BaseModel):
         use_attribute_docstrings=True,
         validate_default=True,
         allow_inf_nan=False,
+        hide_input_in_errors=True,
     )
 
     located: ClassVar[tuple[str, ...]] = ()
     """Fields that hold a path, which is made absolute when a job file is read."""
+
+    _no_secrets = field_validator("*", mode="after")(refuse_secrets)
 
     def replaced(self, **changes: Any) -> Any:
         """A validated copy of this section with some fields changed."""

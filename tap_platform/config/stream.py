@@ -40,7 +40,8 @@ class StreamConfig(Section):
     jitter: ScaleJitterConfig = ScaleJitterConfig()
     """Scale jitter of training images; evaluation uses none."""
     reader_tasks: int = Field(1, ge=0)
-    """Ray Data tasks that read ahead for one worker, one CPU each; 0 reads in the worker itself."""
+    """Ray Data tasks that read ahead (and decode, with `decode: ray`) for one worker, one CPU each;
+    0 reads in the worker itself."""
     decode: Literal["consumer", "ray"] = "consumer"
     """Who decodes. `consumer`: threads of the worker, straight into the batch; data tasks ship
     encoded bytes, the least CPU time. `ray`: the data tasks, on any node's CPUs, for workers with

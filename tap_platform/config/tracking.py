@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from typing import Literal
-from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from tap_platform.config.base import Section
 
@@ -17,16 +16,6 @@ class MlflowConfig(Section):
     """Address of the store: a server (`http://host:5000`) or a database (`sqlite:////path/mlflow.db`).
     Null keeps `mlflow.db` in the storage folder, beside the runs. A server's user and password come
     from MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."""
-
-    @field_validator("uri")
-    @classmethod
-    def _holds_no_password(cls, uri: str | None) -> str | None:
-        if uri is not None and urlsplit(uri).password is not None:
-            raise ValueError(
-                "the address holds a password, which configs are not for: take it out and set "
-                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead"
-            )
-        return uri
 
 
 class WandbConfig(Section):

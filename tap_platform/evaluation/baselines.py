@@ -22,17 +22,13 @@ class TrainingStatistics:
     """What the baselines know of the training set."""
 
     mean_area: float
-    """Mean area of a region with a mask, as a share of the input frame."""
+    """Mean area of a region with a mask, as a share of the input frame; 0 if none has one."""
     commonest_concept: int
     """Index in the vocabulary, or -1 if no region has a name."""
 
 
 def measure_training_set(batches: Iterable[RegionBatch]) -> TrainingStatistics:
-    """Look at training regions, all of them or a fair part.
-
-    Raises:
-        ValueError: if there is no region.
-    """
+    """Look at training regions, all of them or a fair part."""
     areas: list[Tensor] = []
     concepts: list[Tensor] = []
     for batch in batches:
@@ -42,22 +38,14 @@ def measure_training_set(batches: Iterable[RegionBatch]) -> TrainingStatistics:
     shares, names = (
         torch.cat(values) if values else torch.empty(0) for values in (areas, concepts)
     )
-    if not len(shares):
-        raise ValueError(
-            "no training region to measure: the training split has no region with a mask"
-        )
     commonest = int(names.bincount().argmax()) if len(names) else -1
-    return TrainingStatistics(float(shares.double().mean()), commonest)
+    return TrainingStatistics(float(shares.double().mean()) if len(shares) else 0.0, commonest)
 
 
 def evaluate_baselines(
     batches: Iterable[RegionBatch], statistics: TrainingStatistics
 ) -> RegionScores:
-    """Score the trivial answers on held-out regions, by the same measures as a model.
-
-    Raises:
-        ValueError: if no region was scored.
-    """
+    """Score the trivial answers on held-out regions, by the same measures as a model."""
     sums = torch.zeros(6, dtype=torch.float64)
     for batch in batches:
         size, frame = batch.masks.shape[-1], batch.pixels.shape[-1]

@@ -32,9 +32,6 @@ def evaluate_regions(
         batches: held-out batches, on any device.
         vocabulary: float32 [V, D] unit rows, the concepts to choose from.
         progress: is called after each batch with the number of images in it.
-
-    Raises:
-        ValueError: if no region was scored.
     """
     device = model.pixel_mean.device
     vocabulary = vocabulary.to(device)

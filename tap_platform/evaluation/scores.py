@@ -11,16 +11,17 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class RegionScores:
-    """Means over held-out regions, each region counting alike.
+    """Means over held-out regions with a mask, each region counting alike.
 
-    IoU is measured in the cells of the loss resolution, against the masks that training uses.
+    IoU is measured in the cells of the loss resolution, against the masks that training uses; it is
+    None if no region has a mask, as where only boxes are known.
     """
 
-    box_iou: float
+    box_iou: float | None
     """Mask IoU when the region's box is given (the answer is mask 0)."""
-    point_iou: float
+    point_iou: float | None
     """Mask IoU when one inner point is given (the answer is the best scored of masks 1 to 3)."""
-    point_oracle_iou: float
+    point_oracle_iou: float | None
     """The same if the best of the three masks were always picked."""
     concept_top1: float | None
     """Share of named regions whose likeliest concept, by the box, is their own; None if no region
@@ -32,18 +33,12 @@ class RegionScores:
 
     @classmethod
     def from_sums(cls, sums: Tensor) -> Self:
-        """The means of what `region_sums` added up, float64 [6], over batches and workers.
-
-        Raises:
-            ValueError: if no region was scored.
-        """
+        """The means of what `region_sums` added up, float64 [6], over batches and workers."""
         box, point, oracle, hits, named, regions = sums.tolist()
-        if not regions:
-            raise ValueError("no held-out region to score: the validation split has no regions")
         return cls(
-            box_iou=box / regions,
-            point_iou=point / regions,
-            point_oracle_iou=oracle / regions,
+            box_iou=box / regions if regions else None,
+            point_iou=point / regions if regions else None,
+            point_oracle_iou=oracle / regions if regions else None,
             concept_top1=hits / named if named else None,
             regions=round(regions),
             named_regions=round(named),

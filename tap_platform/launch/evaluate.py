@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import os
 import pickle
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tap_platform.evaluation.answers import evaluation_mode
 from tap_platform.evaluation.suites.ground_truth import GroundTruth, ImageId, Place
 from tap_platform.evaluation.suites.suite import Asker, Suite, SuiteResult
 from tap_platform.evaluation.suites.view import ImageView, read_pixels
+from tap_platform.launch.count_bar import count_bar
 from tap_platform.launch.weights_source import load_weights
 
 BLOCKS_PER_WORKER = 64
 """How finely the images are dealt out: a block's answers come back together."""
-PLAIN_LINES = 10
 
 
 class ImageTask(NamedTuple):
@@ -122,10 +119,10 @@ def evaluate(
     askers: dict[str, Asker] = {suite.name: suite.asker() for suite in suites}
     run = _answers_with_ray if workers.count else _answers_here
     answers: dict[ImageId, ImageAnswer] = {}
-    with _progress(console or Console(), len(tasks)) as advance:
+    with count_bar("evaluating images", console) as show:
         for answer in run(tasks, askers, workers):
             answers[answer.image_id] = answer
-            advance()
+            show(len(answers), len(tasks))
     return [
         suite.score(
             {
@@ -196,31 +193,3 @@ def _answers_with_ray(
 def _threads(workers: int) -> int:
     """Each worker's share of this machine's cores."""
     return max(1, (os.cpu_count() or 1) // workers)
-
-
-@contextmanager
-def _progress(console: Console, images: int) -> Iterator[Callable[[], None]]:
-    """A bar on a terminal, ten plain lines elsewhere; what is given counts one image."""
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    started, done = time.monotonic(), 0
-
-    def advance() -> None:
-        nonlocal done
-        done += 1
-        bar.update(task, completed=done)
-        tenths = done * PLAIN_LINES // images, (done - 1) * PLAIN_LINES // images
-        if not console.is_terminal and tenths[0] > tenths[1]:
-            console.print(f"{done}/{images} images  {time.monotonic() - started:.0f} s")
-
-    with bar:
-        task = bar.add_task("evaluating", total=images)
-        yield advance

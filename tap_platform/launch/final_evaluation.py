@@ -70,16 +70,17 @@ def evaluate_run(job: JobConfig, run: RunDirectory, console: Console) -> dict[st
             "untrained": score(_untrained_model(job), "evaluating the untrained model"),
             "trivial baseline": evaluate_baselines(held_out, measure_training_set(learnt_from)),
         }
-        bar.add_task("drawing the picture", total=None)
-        temperature = job.recipe.objective.temperature
-        picture = prediction_grid(
-            trained, held_out, vocabulary.names, embeddings, temperature, job.evaluation.pictures
-        )
-        write_picture(run.pictures / f"held-out-step-{step}.png", picture)
+        if scores["trained"].regions:
+            bar.add_task("drawing the picture", total=None)
+            temperature, pictures = job.recipe.objective.temperature, job.evaluation.pictures
+            picture = prediction_grid(
+                trained, held_out, vocabulary.names, embeddings, temperature, pictures
+            )
+            write_picture(run.pictures / f"held-out-step-{step}.png", picture)
     _write(run, scores, step)
     console.print(score_table(scores, title=f"{run.name}, step {step}"))
     if vocabulary.kind == "category_names":
-        console.print("concept priors: embeddings of the category names, not of a CLIP teacher")
+        console.print("concepts: embeddings of their names, not of a CLIP teacher")
     return scores
 
 

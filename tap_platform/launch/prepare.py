@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import nullcontext
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from datamodules.inspection.data_set import Part
+from datamodules.inspection.statistics import gather
 from datamodules.shards.provenance import CARD_NAME
 from datamodules.storage import exists
 from tap_platform.config.data import DataConfig, MixtureSource, ScenesSource, ShardSource
 from tap_platform.config.job import JobConfig
+from tap_platform.launch.count_bar import Show, count_bar
 from tap_platform.launch.data_sets import (
+    DataSet,
     data_folder,
     data_sets,
     held_out_index,
@@ -20,6 +22,9 @@ from tap_platform.launch.data_sets import (
     training_plan,
     vocabulary_of,
 )
+
+LOOKED_AT = 32
+"""Samples of a data set that tell whether there is anything to learn from."""
 
 
 def prepare_data(
@@ -30,34 +35,19 @@ def prepare_data(
     Args:
         source: the data section of a job.
         dim: width of the concept space.
-        console: where to show it.
+        console: where to tell what was made.
         mend: import faulty images again whose files have changed since the import.
 
     Raises:
         ValueError: if the source is missing, empty or broken, or the folder cannot be written.
     """
-    console = console or Console()
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    with bar:
-        task = bar.add_task(f"preparing {source.source}", total=None)
-
-        def show(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
+    with count_bar(f"preparing {source.source}") as show:
         story = _make(source, dim, show, mend)
     if story:
-        console.print(story, soft_wrap=True)
+        (console or Console()).print(story, soft_wrap=True)
 
 
-def _make(source: DataConfig, dim: int, show: Callable[[int, int], None], mend: bool) -> str:
+def _make(source: DataConfig, dim: int, show: Show, mend: bool) -> str:
     """Make the shards; tell what was made, or nothing if they were there."""
     if isinstance(source, ShardSource | MixtureSource):
         return ""
@@ -83,9 +73,11 @@ def check_data(job: JobConfig) -> None:
 
     Raises:
         ValueError: if shards, index or vocabulary are missing, the set is empty or too small for
-            the batch, the workers cannot share it, the concept space has another width, or the
-            sets of a mixture do not fit together.
+            the batch, the workers cannot share it, the concept space has another width, the sets of
+            a mixture do not fit together, or one has neither masks nor priors to learn from.
     """
+    for each in data_sets(job.data):
+        _check_targets(each)
     plan = training_plan(job, training_index(job.data))
     plan.check_world_size(job.scale.workers)
     folders = [each.folder for each in data_sets(job.data)]
@@ -98,4 +90,17 @@ def check_data(job: JobConfig) -> None:
             f"{', '.join(map(str, folders))}: priors and concepts of width {width}, the model's"
             f" concept_dim is {job.model.concept_dim}: make the data set anew, or set"
             f" model.concept_dim={width}"
+        )
+
+
+def _check_targets(data_set: DataSet) -> None:
+    """Refuse regions that teach nothing: boxes and phrases alone, as in Visual Genome."""
+    index = data_set.index("train")
+    place = Part("train", data_set.folder / "train", "train", index)
+    (found,) = gather(str(data_set.folder), [place], samples=LOOKED_AT).parts
+    if found.regions["regions"] and not (found.samples_with_priors or found.regions["with masks"]):
+        raise ValueError(
+            f"{data_set.folder}: its regions have neither masks nor concept priors, so that there"
+            f" is nothing to learn from: make priors (tap data priors {data_set.folder} --teacher"
+            " MODEL), and give their folder (data.priors)"
         )

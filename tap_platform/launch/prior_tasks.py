@@ -81,6 +81,15 @@ class Work(NamedTuple):
         """How long they have been at it, from the first batch to the end of the last one."""
         return (self.busy + self.waiting) / self.teachers
 
+    @property
+    def speed(self) -> str:
+        """Throughput and the share of waiting, for people."""
+        seconds = max(self.seconds, 1e-9)
+        return (
+            f"{self.regions / seconds:,.0f} regions/s  {self.images / seconds:,.1f} images/s "
+            f" teachers wait {self.wait_share:.0%}"
+        )
+
     @classmethod
     def total(cls, works: Sequence[Work]) -> Work:
         """The work of all."""

@@ -14,9 +14,11 @@ from rich.console import Console
 from datamodules.priors import folder
 from datamodules.priors.crops import CropRule
 from datamodules.shards.index import INDEX_NAME, DataIndex
+from datamodules.shards.provenance import check_ended
 from datamodules.storage import Location, exists, location
 from datamodules.vocabulary import Vocabulary
 from tap_platform.config.priors import PriorsConfig
+from tap_platform.launch.count_bar import count_bar
 from tap_platform.launch.prior_cluster import run_away, run_with_ray
 from tap_platform.launch.prior_tasks import (
     Drawing,
@@ -25,7 +27,6 @@ from tap_platform.launch.prior_tasks import (
     Work,
     run_here,
 )
-from tap_platform.launch.priors_progress import priors_progress, speed
 
 if TYPE_CHECKING:
     from tap_platform.concepts import Concepts
@@ -85,12 +86,20 @@ def make_priors(
             folder.claim(root, maker.settings, maker.vocabulary(away=teachers > 0))
         jobs = maker.missing()
         total, left = sum(map(len, indexes.values())), sum(job.images for job in jobs)
-        with priors_progress(console, total, total - left) as show:
-            work = maker.run(jobs, show, teachers, readers)
+        before = total - left
+        if before:
+            console.print(f"going on after {before} of {total} images")
+        with count_bar("embedding images", console) as show:
+            work = maker.run(
+                jobs,
+                lambda work: show(before + work.images, total, work.speed),
+                teachers,
+                readers,
+            )
     report = maker.finish()
     console.print(f"{root}: {report.sentence()}", soft_wrap=True)
     if work.regions:
-        console.print(speed(work))
+        console.print(work.speed)
     return Made(report, work)
 
 
@@ -204,6 +213,7 @@ def _canvas_colour(canvas: str, mean: Sequence[float]) -> tuple[int, int, int]:
 
 def _indexes(data: Location) -> dict[str, DataIndex]:
     """The index of each split that a data set has."""
+    check_ended(data)
     found = {
         split: DataIndex.load(data / split) for split in SPLITS if exists(data / split / INDEX_NAME)
     }

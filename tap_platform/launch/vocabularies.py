@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import Progress
 
 from datamodules.vocabulary import Vocabulary
 from tap_platform.concepts import build_vocabulary, find_concepts, read_released_concepts
 from tap_platform.concepts.templates import find_templates
+from tap_platform.launch.count_bar import count_bar
 
 
 def build_concepts(
@@ -39,16 +39,8 @@ def build_concepts(
     console = console or Console()
     _check(out)
     sentences, concepts = find_templates(templates), find_concepts(names)
-    with Progress(console=console, transient=True) as bar:
-        task = bar.add_task(f"embedding {names} by {model}", total=None)
-        vocabulary = build_vocabulary(
-            concepts,
-            model,
-            weights,
-            sentences,
-            device,
-            lambda done, of: bar.update(task, completed=done, total=of),
-        )
+    with count_bar(f"embedding {names} by {model}", console) as show:
+        vocabulary = build_vocabulary(concepts, model, weights, sentences, device, show)
     _write(vocabulary, out, console)
 
 

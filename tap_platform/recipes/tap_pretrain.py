@@ -58,7 +58,7 @@ class TapPretrain(LightningModule):
 
         frame = self.job.model.image_size
         stages = two_stages(decode, batch, self.vocabulary, self.objective, frame)
-        self._step_sums.append(_term_sums(stages, batch.weights, self.objective))
+        self._step_sums.append(_term_sums(stages, batch, self.objective))
         if (batch_idx + 1) % self.job.accumulation == 0:
             self._record_step()
         # Gradients are averaged over micro-batches and workers: each takes its share of the count.
@@ -78,10 +78,11 @@ class TapPretrain(LightningModule):
             "val/box_iou": scores.box_iou,
             "val/point_iou": scores.point_iou,
             "val/point_oracle_iou": scores.point_oracle_iou,
+            "val/concept_top1": scores.concept_top1,
         }
-        if scores.concept_top1 is not None:
-            values["val/concept_top1"] = scores.concept_top1
-        self.log_dict({**values, "step": float(self.global_step)})
+        known = {name: value for name, value in values.items() if value is not None}
+        if known:
+            self.log_dict({**known, "step": float(self.global_step)})
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW, and the learning rate by the step."""
@@ -100,23 +101,26 @@ class TapPretrain(LightningModule):
         self._step_sums.clear()
         if step % self.job.training.log_every:
             return
-        *means, regions = _sum_over_workers(sums)
+        *terms, masks, regions = _sum_over_workers(sums)
         names = ["loss", *(f"{stage}/{term}" for stage in STAGES for term in TERMS)]
         values = {
-            name: mean / regions.clamp(min=1) for name, mean in zip(names, means, strict=True)
+            name: term / (masks if name.endswith("actual_iou") else regions).clamp(min=1)
+            for name, term in zip(names, terms, strict=True)
         }
         rate = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
         self.log_dict({**values, "regions": regions, "lr": rate, "step": float(step)})
 
 
 def _term_sums(
-    stages: tuple[StageLosses, StageLosses], weights: Tensor, objective: ObjectiveConfig
+    stages: tuple[StageLosses, StageLosses], batch: RegionBatch, objective: ObjectiveConfig
 ) -> Tensor:
-    """Sums over a micro-batch: the joined loss, the terms of both stages, the weights."""
+    """Sums over a micro-batch: the joined loss, the terms of both stages, masks and regions."""
+    weights = batch.weights
     joined = torch.stack([(weighted(losses, objective) * weights).sum() for losses in stages])
     loss = joined.mean() if objective.stage_reduction == "mean" else joined.sum()
     terms = [(getattr(losses, term) * weights).sum() for losses in stages for term in TERMS]
-    return torch.stack([loss, *terms, weights.sum()]).detach()
+    masks = (weights * batch.has_mask).sum()
+    return torch.stack([loss, *terms, masks, weights.sum()]).detach()
 
 
 def _sum_over_workers(values: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
+from tiny_clip import TINY_CLIP, write_clip
 
 from tap_platform.cli import tap
 from tap_platform.runs.directory import RunDirectory
@@ -31,6 +32,12 @@ def blocks(language):
 def commands():
     lines = "".join(blocks("sh")).splitlines()
     return [shlex.split(line, comments=True) for line in lines if line.strip()]
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    """A small CLIP model."""
+    return write_clip(tmp_path_factory.mktemp("clip"), TINY_CLIP)
 
 
 @pytest.fixture(scope="module")
@@ -70,17 +77,18 @@ def test_ci_runs_the_commands_that_set_up():
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_every_verb_does_what_the_readme_says(coco, tmp_path, monkeypatch):
+def test_every_verb_does_what_the_readme_says(coco, teacher, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "jobs").symlink_to(REPOSITORY / "jobs")
     verbs = [words[1:] for words in commands() if words[0] != "make"]
     assert len({words[0] for words in verbs}) == 8
     for words in verbs:
-        run_verb([word.replace("PATH/TO/COCO", str(coco)) for word in words], coco)
+        line = [teacher if word == "TEACHER" else word for word in words]
+        run_verb([word.replace("PATH/TO/COCO", str(coco)) for word in line], coco)
     run_predictor_example(coco)
     assert {read_status(run.status).state for run in RunDirectory.all("runs")} == {"finished"}
     assert (tmp_path / "data/more_scenes/train/index.json").exists()
-    assert (tmp_path / "data/my_coco/val/index.json").exists()
+    assert (tmp_path / "data/my_coco-priors/val/index.json").exists()
 
 
 def newest_run():

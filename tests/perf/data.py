@@ -57,8 +57,9 @@ USUAL_SHARE = 16
 """The usual way is so slow that it takes this much fewer samples in a turn."""
 
 
-AROUND = 384
-"""Samples before and after those that are measured: as many as any way reads ahead."""
+USUAL_AROUND = 24
+AROUND = {"loader": 32, "ray": 384, "plain": 32}
+"""Samples before and after those that are measured: as many as the ways of a process read ahead."""
 
 
 class Target(NamedTuple):
@@ -110,7 +111,10 @@ def measure_all(folder: Path, settings: argparse.Namespace, bar: Progress) -> di
         for geometry in settings.geometries:
             for host, ways in HOSTS.items():
                 for way in ways:
-                    call = partial(measure, way, *_amounts(folder, geometry, way, settings))
+                    around = USUAL_AROUND if way == "usual" else AROUND[host]
+                    samples = settings.samples // (USUAL_SHARE if way == "usual" else 1)
+                    reading = Reading(folder, geometry, samples + 2 * around)
+                    call = partial(measure, way, reading, around, around)
                     turns[geometry, way] = partial(_in_host, pools[host], call)
         results = take_turns(turns, settings.rounds, bar, "round")
         task = bar.add_task("watching memory", total=None)
@@ -123,16 +127,6 @@ def measure_all(folder: Path, settings: argparse.Namespace, bar: Progress) -> di
     for (geometry, way), values in results.items():
         times[geometry][way] = round(statistics.median(values), 2)
     return {"times": times, "memory": found}
-
-
-def _amounts(
-    folder: Path, geometry: str, way: str, settings: argparse.Namespace
-) -> tuple[Reading, int, int]:
-    """What a way reads in one turn, and how much of it is not measured at its start and end."""
-    samples, around = settings.samples, settings.around
-    if way == "usual":
-        samples, around = samples // USUAL_SHARE, around // USUAL_SHARE
-    return Reading(folder, geometry, samples + 2 * around), around, around
 
 
 def _in_host(pool: ProcessPoolExecutor, call: partial[float]) -> float:
@@ -166,11 +160,10 @@ def parse_arguments() -> argparse.Namespace:
         "--quick", action="store_true", help="a smoke check: few samples, one geometry"
     )
     arguments = parser.parse_args()
-    arguments.geometries = list(GEOMETRIES)
-    arguments.around, arguments.memory_samples = AROUND, 2000
+    arguments.geometries, arguments.memory_samples = list(GEOMETRIES), 2000
     if arguments.quick:
-        arguments.samples, arguments.rounds, arguments.pictures = 128, 1, 16
-        arguments.geometries, arguments.around, arguments.memory_samples = [HEADLINE], 128, 160
+        arguments.samples, arguments.rounds, arguments.pictures = 64, 1, 16
+        arguments.geometries, arguments.memory_samples = [HEADLINE], 160
     return arguments
 
 

@@ -21,6 +21,7 @@ from tap_platform.cli import main
 for arguments in (
     ["--help"], ["schema"], ["plan", sys.argv[1]], ["train", "--help"], ["data", "--help"],
     ["data", "import", "coco", "--help"], ["data", "convert", "--help"],
+    ["data", "priors", "--help"], ["data", "inspect", "--help"], ["data", "verify", "--help"],
 ):
     sys.argv[1:], spec = arguments, sys.argv[1]
     try:
@@ -71,8 +72,18 @@ def test_looking_imports_nothing_heavy():
         check=True,
     )
     told = [line for line in done.stderr.splitlines() if line.startswith("heavy after")]
-    verbs = ("--help", "schema", "plan", "train", "data", "data", "data")
+    verbs = ("--help", "schema", "plan", "train", *["data"] * 6)
     assert told == [f"heavy after {verb} []" for verb in verbs]
+
+
+def test_what_a_ray_task_raised_is_told_without_its_traceback(tap, monkeypatch):
+    from ray.exceptions import RayTaskError
+
+    def fail(*_, **__):
+        raise RayTaskError("read", "Traceback", OSError("the store is down")).as_instanceof_cause()
+
+    monkeypatch.setattr(cli.tap, "main", fail)
+    assert tap("data", "verify", "data") == (2, "", "tap: the store is down\n")
 
 
 def test_mistakes_end_a_process_with_a_message_and_no_traceback(tmp_path):
@@ -190,3 +201,12 @@ def test_a_failed_run_and_a_stop_have_statuses_of_their_own(tap, monkeypatch):
     status, _, errors = tap("train", JOB)
     assert status == 130
     assert errors.strip() == "stopped"
+
+
+def test_what_fails_at_a_store_is_told_with_its_place(refused, monkeypatch):
+    def fail(*_, **__):
+        raise OSError("the disk is on fire")
+
+    monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.ls", fail)
+    told = refused("data", "index", "memory://burnt/set")
+    assert told == "tap: memory://burnt/set: the disk is on fire\n"

@@ -164,6 +164,7 @@ def test_a_hub_name_is_read_by_way_of_the_hub(clip, monkeypatch):
     ("model", "weights", "message"),
     [
         ("EVA02-E-14-plus", None, "no weights by itself.*laion2b_s9b_b144k"),
+        ("EVA02-E14-plus", None, "no model EVA02-E14-plus: did you mean EVA02-E-14-plus"),
         ("no-such-model", "a-tag", "open_clip cannot load no-such-model with weights a-tag"),
         ("local-dir:/no/such/folder", None, "open_clip cannot load local-dir:/no/such/folder"),
     ],

@@ -71,6 +71,21 @@ def test_files_that_are_not_text_are_named(spec):
         load_job(spec.parent)
 
 
+@pytest.mark.parametrize(
+    "override",
+    [
+        "data.path=s3://AKIA0:sec/ret@bucket/set",
+        "storage=https://AKIA0@host/runs",
+        "data.vocabulary=https://host/v?X-Amz-Signature=AKIA0",
+    ],
+)
+def test_a_url_with_a_secret_is_refused_and_not_shown(spec, override):
+    with pytest.raises(ValueError, match="holds a key or password") as told:
+        load_job(spec, ["data.source=shards", "data.path=data", override])
+    assert override.partition("=")[0] in str(told.value)
+    assert "AKIA0" not in str(told.value)
+
+
 def test_overrides_change_leaves_and_leave_their_neighbours(spec):
     job = load_job(
         spec,

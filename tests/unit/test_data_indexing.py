@@ -240,6 +240,19 @@ def test_an_index_that_lies_reads_nothing_outside_its_shard(tmp_path, places):
     assert isinstance(bad, BadSample)
 
 
+def test_a_pipe_in_place_of_a_shard_keeps_nobody_waiting(tmp_path):
+    os.mkfifo(tmp_path / "a.tar")
+    write_index(tmp_path, [ShardEntry("a.tar", 0, "", [Members("a", (0, 1), (0, 1))])])
+    (bad,) = read_all(DataIndex.load(tmp_path))
+    assert "was cut" in bad.reason
+
+
+def test_an_index_that_leads_out_of_its_folder_is_refused(tmp_path):
+    write_index(tmp_path, [ShardEntry("../a.tar", 0, "", [Members("a")])])
+    with pytest.raises(ValueError, match=r"\.\./a\.tar leads out of the folder"):
+        DataIndex.load(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["pipe:touch touched", "pipe://touch touched", "a\0b", "foo://a"])
 def test_an_index_that_names_what_is_no_shard_gives_bad_samples(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
@@ -268,6 +281,8 @@ def test_pickles_in_an_index_are_refused(tmp_path, monkeypatch):
     [
         {"samples": [-1, 2]},
         {"samples": [1]},
+        {"samples": [2**62] * 4, "name": ["a"] * 4, "sha256": [""] * 4, "bytes": [0] * 4},
+        {"samples": [[1], [0]]},
         {"sha256": []},
         {"name": None},
         {"bytes": ["many", "few"]},
@@ -289,6 +304,10 @@ def test_rows_of_other_columns_are_refused(tmp_path):
         np.save(tmp_path / "samples.npy", rows)
         with pytest.raises(ValueError, match="is broken"):
             DataIndex.load(tmp_path)
+    with (tmp_path / "samples.npy").open("wb") as file:
+        np.savez(file, rows)
+    with pytest.raises(ValueError, match="is broken"):
+        DataIndex.load(tmp_path)
 
 
 def test_damaged_shards_and_indexes_give_bad_samples_and_no_crash(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from datamodules.decoding.decode import Frame
 from datamodules.order.plan import GlobalPlan
 from datamodules.shards.index import DataIndex
 from datamodules.shards.indexing import index_shards
-from datamodules.shards.reader import ShardReader, read_samples
+from datamodules.shards.reader import ShardReader, StoreError, read_samples
 from datamodules.shards.records import BadSample, RawSample
 from datamodules.shards.writer import ShardWriter
 from datamodules.storage import (
@@ -32,7 +32,7 @@ KEYS = [f"key{number}" for number in range(5)]
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch, tmp_path):
-    monkeypatch.setattr(remote, "ATTEMPTS", 4)
+    monkeypatch.setattr(remote, "PATIENCE_SECONDS", 0.3)
     monkeypatch.setattr(remote, "TIMEOUT_SECONDS", 20.0)
     monkeypatch.setattr(remote, "SLOWEST_BYTES_PER_SECOND", 1e9)
     monkeypatch.setattr(remote, "PAUSE_SECONDS", 0.001)
@@ -90,7 +90,7 @@ def test_an_index_of_http_travels_and_its_samples_are_copied_once(served):
 def test_faults_that_pass_cost_only_time(served, monkeypatch, faults):
     server, index, local = served
     if "hang" in faults:
-        monkeypatch.setattr(remote, "TIMEOUT_SECONDS", 0.4)
+        monkeypatch.setattr(remote, "TIMEOUT_SECONDS", 0.1)
     server.faults["/set/shard-000000.tar"] = list(faults)
     assert read_all(index) == read_all(local)
     assert server.faults["/set/shard-000000.tar"] == []
@@ -99,62 +99,72 @@ def test_faults_that_pass_cost_only_time(served, monkeypatch, faults):
 @pytest.mark.parametrize(
     ("fault", "told"),
     [
-        (503, "the store answers 503 (4 tries)"),
-        ("hang", "no answer within 0.4 s (4 tries)"),
-        ("cut", "the connection fails or breaks (4 tries)"),
-        ("drop", "the connection fails or breaks (4 tries)"),
+        (503, "the store answers 503, for 0.3 s"),
+        ("hang", "no answer within 0.2 s, for 0.3 s"),
+        ("cut", "the connection fails or breaks, for 0.3 s"),
+        ("drop", "the connection fails or breaks, for 0.3 s"),
         (403, "Permission denied"),
         (400, "the store answers 400"),
-        (404, "No such file or directory"),
         ("whole", "the server does not serve byte ranges"),
     ],
 )
-def test_faults_that_stay_give_bad_samples(served, monkeypatch, fault, told):
+def test_a_store_that_gives_nothing_condemns_no_sample(served, monkeypatch, fault, told):
     server, index, local = served
     if fault == "hang":
-        monkeypatch.setattr(remote, "TIMEOUT_SECONDS", 0.4)
+        monkeypatch.setattr(remote, "TIMEOUT_SECONDS", 0.2)
     server.faults["/set/shard-000001.tar"] = fault
     with ShardReader(index) as reader:
-        bad = reader.read(1, 1)
-        assert bad == BadSample("shard-000001.tar", "key4", f"the shard cannot be read: {told}")
+        with pytest.raises(StoreError, match=f"shard-000001.tar cannot be read: {told}. Its sam"):
+            reader.read(1, 1)
         assert isinstance(reader.read(0, 0), RawSample)
-        if fault in (403, 404):
-            asked = [path for path, _ in server.gets if path == "/set/shard-000001.tar"]
-            assert len(asked) == 1
+        asked = [path for path, _ in server.gets if path == "/set/shard-000001.tar"]
+        assert len(asked) == 1 or fault not in (403, 400, "whole")
         server.faults.clear()
         assert reader.read(1, 1) == next(read_samples(local, 1, [1]))
 
 
-def test_a_stream_goes_on_without_a_shard_that_is_not_served_and_counts_it(served):
+def test_whoever_waits_is_told(served, caplog):
     server, index, _ = served
     server.faults["/set/shard-000000.tar"] = [503]
-    server.faults["/set/shard-000001.tar"] = 503
-    quarantine = Quarantine(0.5, grace=10)
+    next(read_samples(index, 0, [0]))
+    (told,) = caplog.messages
+    assert "shard-000000.tar: the store answers 503; the next try is in" in told
+
+
+def stream_of(index, quarantine):
     config = ShardSource(path="", reader_tasks=0, min_region_pixels=1)
     frame = Frame(size=64, mask_size=16, concept_dim=4)
     decoder = Decoder(config, frame, {"cat": 0, "dog": 1}, quarantine, training=True)
     plan = GlobalPlan(index.counts, seed=0, partitions=1, shuffle_window=5, global_batch=5)
-    stream = TrainingStream(
+    return TrainingStream(
         index, plan, decoder, rank=0, world_size=1, accumulation=1, steps=range(1)
     )
-    (batch,) = stream
+
+
+def test_a_stream_goes_on_without_a_shard_that_is_not_there_and_counts_it(served):
+    server, index, _ = served
+    server.faults["/set/shard-000000.tar"] = [503]
+    server.faults["/set/shard-000001.tar"] = 404
+    quarantine = Quarantine(0.5, grace=10)
+    (batch,) = stream_of(index, quarantine)
     assert set(batch.keys) == {"key0", "key1", "key2"}
     assert quarantine.seen == 5
+    reason = "the shard cannot be read: No such file or directory"
     assert {(bad.shard, bad.key, bad.reason) for bad in quarantine.samples} == {
-        ("shard-000001.tar", key, "the shard cannot be read: the store answers 503 (4 tries)")
-        for key in ("key3", "key4")
+        ("shard-000001.tar", key, reason) for key in ("key3", "key4")
     }
 
 
-def test_a_server_that_is_gone_gives_bad_samples(tmp_path):
+def test_a_stream_ends_when_the_store_is_gone_and_quarantines_nothing(tmp_path):
     write(tmp_path / "set")
     with flaky_server() as server:
         for path in (tmp_path / "set").iterdir():
             server.files[f"/{path.name}"] = path.read_bytes()
         index = DataIndex.load(server.url)
-    bad = [next(read_samples(index, 0, [0])) for _ in range(2)]
-    assert bad[0] == bad[1]
-    assert "the connection fails or breaks" in bad[0].reason
+    quarantine = Quarantine(1.0, grace=10)
+    with pytest.raises(StoreError, match="the connection fails or breaks"):
+        list(stream_of(index, quarantine))
+    assert not quarantine.samples
 
 
 def test_a_shard_that_was_cut_on_the_server_says_what_a_local_one_says(served):

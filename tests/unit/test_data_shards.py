@@ -11,7 +11,7 @@ from PIL import Image
 
 from datamodules.shards.index import DataIndex
 from datamodules.shards.indexing import index_shards
-from datamodules.shards.reader import ShardReader, read_samples
+from datamodules.shards.reader import ShardReader, StoreError, read_samples
 from datamodules.shards.records import BadSample, RawSample, encode_annotation
 from datamodules.shards.writer import ShardWriter
 
@@ -134,6 +134,25 @@ def test_a_missing_shard_gives_bad_samples(tmp_path):
         assert bad == reader.read(1, 1)
     assert (bad.shard, bad.key) == ("shard-000001.tar", "key3")
     assert "No such file" in bad.reason
+
+
+def test_a_shard_that_cannot_be_read_though_it_is_there_is_not_bad(tmp_path):
+    write(tmp_path / "train")
+    index, path = DataIndex.load(tmp_path / "train"), tmp_path / "train/shard-000001.tar"
+    path.unlink()
+    path.symlink_to(path)
+    with ShardReader(index) as reader, pytest.raises(StoreError, match="may be sound") as told:
+        reader.read(1, 1)
+    assert str(path) in str(told.value)
+    assert str(pickle.loads(pickle.dumps(told.value))) == str(told.value)
+
+
+def test_a_folder_that_is_gone_with_all_its_shards_condemns_none(tmp_path):
+    write(tmp_path / "train")
+    index = DataIndex.load(tmp_path / "train")
+    (tmp_path / "train").rename(tmp_path / "unmounted")
+    with ShardReader(index) as reader, pytest.raises(StoreError, match="No such file"):
+        reader.read(1, 1)
 
 
 def sa1b_tar(path, files):

@@ -23,6 +23,7 @@ from datamodules.storage import (
     version_of,
     write_bytes,
 )
+from tap_platform.config.secrets import secret_in
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -89,7 +90,7 @@ def test_paths_and_urls_become_places(tmp_path):
     place = location("memory://bucket/folder")
     assert location(place) is place
     assert child(place, "a.tar") == place / "a.tar"
-    assert child(place, "/disk/a.tar") == Path("/disk/a.tar")
+    assert child(tmp_path, "/disk/a.tar") == Path("/disk/a.tar")
     assert child(tmp_path, "memory://bucket/a.tar") == location("memory://bucket/a.tar")
 
 
@@ -111,6 +112,78 @@ def test_urls_that_are_not_opened_are_refused(tmp_path, monkeypatch, url, told):
     with pytest.raises(ValueError, match=told):
         child(tmp_path, url.format(tmp_path / "touched"))
     assert not (tmp_path / "touched").exists()
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("/data/train", "../../etc/a.tar"),
+        ("/data/train", "sub/../../a.tar"),
+        ("s3://bucket/train", "/etc/passwd"),
+        ("s3://bucket/train", "file:///etc/passwd"),
+        ("s3://bucket/train", "local:///etc/passwd"),
+        ("s3://bucket/train", "http://169.254.169.254/a.tar"),
+        ("http://host/train", "http://other/a.tar"),
+        ("http://host/train", "http://host:22/a.tar"),
+    ],
+)
+def test_names_that_lead_where_their_list_has_no_say_are_refused(folder, name):
+    with pytest.raises(ValueError, match="leads out of"):
+        child(location(folder), name)
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("/data/train", "http://host/a.tar"),
+        ("/data/train", "sub/a..b.tar"),
+        ("http://host/train", "http://host/elsewhere/a.tar"),
+        ("memory://bucket/train", "memory://other/a.tar"),
+    ],
+)
+def test_names_elsewhere_are_taken_where_the_list_may_say_so(folder, name):
+    assert str(child(location(folder), name)).endswith(name)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://AKIA0:sec/ret@bucket/a",
+        "s3://AKIA0secret@bucket",
+        "https://secret@host/a",
+        "hdfs://user:secret@host/a",
+        "https://host/a?X-Amz-Signature=secret",
+    ],
+)
+def test_a_url_with_a_secret_is_refused_and_not_shown(url):
+    with pytest.raises(ValueError, match="AWS_ACCESS_KEY_ID") as told:
+        location(url)
+    assert "sec" not in str(told.value).partition(": the URL")[0]
+    assert "AKIA0" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://bucket/a@b",
+        "http://host:80/a:b@c",
+        "abfs://box@account.net/a",
+        "/a:b@c",
+        "s3://b/x?y=z",
+    ],
+)
+def test_a_url_without_a_secret_is_none(url):
+    assert not secret_in(url)
+
+
+@pytest.mark.parametrize("digest", ["../../../elsewhere/file", "", "0" * 63, "0" * 64 + "\n"])
+def test_a_hash_that_is_none_leads_nowhere(monkeypatch, tmp_path, digest):
+    monkeypatch.setenv("TAP_CACHE", str(tmp_path / "cache"))
+    place = location(f"memory://{uuid4().hex}/samples.npy")
+    write_bytes(place, b"content")
+    with pytest.raises(ValueError, match="is no sha256"):
+        local_copy(place, digest)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_remote_file_is_copied_once_to_the_cache(monkeypatch, tmp_path):

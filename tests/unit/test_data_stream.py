@@ -33,7 +33,7 @@ def decoder(quarantine, training=True):
     return Decoder(config, FRAME, {"cat": 0, "dog": 1}, quarantine, training=training)
 
 
-def stream(folder, quarantine, steps=6):
+def stream(folder, quarantine, steps=6, accumulation=1):
     index = DataIndex.load(folder)
     plan = GlobalPlan(index.counts, seed=0, partitions=2, shuffle_window=4, global_batch=2)
     return TrainingStream(
@@ -42,7 +42,7 @@ def stream(folder, quarantine, steps=6):
         decoder(quarantine),
         rank=0,
         world_size=1,
-        accumulation=1,
+        accumulation=accumulation,
         steps=range(steps),
     )
 
@@ -90,6 +90,27 @@ def test_a_batch_of_bad_samples_only_is_blank_and_without_weight(folder):
     assert len(batches) == 6
     assert not any(batch.weights.any() for batch in batches)
     assert len(quarantine.samples) == 12
+
+
+def test_where_a_micro_batch_is_bad_a_good_sample_of_the_step_stands_in(folder):
+    whole = list(stream(folder, Quarantine(1.0, 0), accumulation=2))
+    cut_in_half(folder)
+    damaged = list(stream(folder, Quarantine(1.0, 0), accumulation=2))
+    stood_in = 0
+    for place, (batch, sound) in enumerate(zip(damaged, whole, strict=True)):
+        assert batch.counts.samples_seen == 1
+        if batch.keys != [""]:
+            np.testing.assert_array_equal(batch.pixels, sound.pixels)
+            continue
+        assert batch.counts.samples_quarantined == 1
+        assert (batch.weights.tolist(), batch.position) == ([0], sound.position)
+        other = damaged[place ^ 1]
+        assert batch.step_regions == other.step_regions
+        if other.keys != [""]:
+            stood_in += 1
+            np.testing.assert_array_equal(batch.pixels, other.pixels)
+            assert batch.sizes.tolist() == other.sizes.tolist()
+    assert stood_in
 
 
 def test_damage_does_not_move_the_other_samples(folder):

@@ -175,14 +175,12 @@ def test_evaluation_mode_is_left_after_an_error():
     assert [module.training for module in model.modules()] == [True, True, False]
 
 
-def test_nothing_to_score_is_an_error(batch):
-    batch.weights = torch.zeros(3)
-    with pytest.raises(ValueError, match="no held-out region"):
-        evaluate_baselines([batch], TrainingStatistics(0.1, 0))
-    with pytest.raises(ValueError, match="no training region"):
-        measure_training_set([batch])
-    with pytest.raises(ValueError, match="no training region"):
-        measure_training_set([])
+def test_regions_without_masks_have_no_scores(batch):
+    batch.has_mask = torch.zeros(3, dtype=torch.bool)
+    statistics = measure_training_set([batch])
+    assert statistics == TrainingStatistics(mean_area=0, commonest_concept=1)
+    scores = evaluate_baselines([batch], statistics)
+    assert scores == RegionScores(None, None, None, None, regions=0, named_regions=0)
 
 
 def test_a_region_without_a_mask_is_not_scored(batch):

@@ -136,6 +136,20 @@ def test_a_complete_import_is_kept_and_other_settings_are_named(tmp_path, images
         build_data_set(other, tmp_path / "out")
 
 
+def test_a_folder_of_another_source_is_told_by_that_alone(tmp_path, images):
+    build_data_set(plan(images), tmp_path / "out")
+    other = replace(plan(images), source="other", settings={"version": 2})
+    with pytest.raises(ValueError, match=r"\(source is test there and other here\)"):
+        build_data_set(other, tmp_path / "out")
+
+
+def test_settings_that_nobody_reads_are_named_only(tmp_path, images):
+    build_data_set(plan(images), tmp_path / "out")
+    other = replace(plan(images), settings={"version": "0" * 64})
+    with pytest.raises(ValueError, match=r"\(version: not the same there and here\)"):
+        build_data_set(other, tmp_path / "out")
+
+
 def test_what_was_begun_with_other_settings_is_refused_too(tmp_path, images):
     def stop(done, total):
         raise KeyboardInterrupt

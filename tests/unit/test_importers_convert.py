@@ -12,6 +12,7 @@ from datamodules.importers.convert import KEPT, VANISHED, plan_convert
 from datamodules.importers.making import make_data_set
 from datamodules.importers.shrink import shrink_picture, shrink_regions, smaller_size
 from datamodules.shards.index import DataIndex
+from datamodules.shards.provenance import begin
 from datamodules.shards.reader import read_samples
 from datamodules.shards.records import Sample, decode_annotation, decode_priors
 from datamodules.shards.writer import ShardWriter
@@ -184,6 +185,14 @@ def test_broken_samples_are_listed(tmp_path):
     lines = (tmp_path / "out/quarantine.jsonl").read_text()
     for words in ("its annotation says 60 x 48", "compressed counts", "the header of the JPEG"):
         assert words in lines
+    assert lines.count('"file":"train/shard-') == 3
+
+
+def test_a_set_whose_making_has_not_ended_is_refused(tmp_path):
+    begin(tmp_path / "in", "sa1b", {})
+    write_set(tmp_path / "in", [sample("a")])
+    with pytest.raises(ValueError, match=r"its making .* has not ended"):
+        plan_convert(tmp_path / "in", 32, 90)
 
 
 def test_a_missing_set_is_named(tmp_path):

@@ -174,7 +174,7 @@ def test_another_set_of_files_is_another_data_set(tmp_path):
     root = folder(tmp_path / "in", {"masks/a.png": labels()})
     run(root, tmp_path / "out")
     folder(root, {"masks/b.png": labels()}, {"images/b.jpg": jpeg()})
-    with pytest.raises(ValueError, match=r"holds another data set \(files is"):
+    with pytest.raises(ValueError, match=r"holds another data set \(files: not the same"):
         run(root, tmp_path / "out")
 
 

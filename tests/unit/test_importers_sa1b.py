@@ -115,7 +115,7 @@ def test_an_index_is_kept_and_other_tars_are_named(tmp_path, tars):
     assert import_source(source, 8) == first
     assert (tmp_path / "out/dataset.json").stat().st_mtime_ns == stamp
     tar_of(tars / "sa_000009.tar", [90])
-    with pytest.raises(ValueError, match=r"holds another data set \(tars is"):
+    with pytest.raises(ValueError, match=r"holds another data set \(tars: not the same"):
         import_source(source, 8)
 
 

@@ -168,6 +168,13 @@ def test_the_report_fits_a_terminal(data):
     assert "estimated from 3 of 7 samples" in printed(gather("data", open_parts(data), 3))
 
 
+def test_the_whole_image_is_100_percent(tmp_path):
+    with ShardWriter(tmp_path / "train", 4) as writer:
+        writer.write(sample("a", [region(np.ones((48, 64), bool))]))
+    shown = printed(gather("x", open_parts(tmp_path / "train")))
+    assert "mean 100%, from 100% to 100%" in shown
+
+
 def test_the_record_for_machines_is_json(data):
     record = orjson.loads(orjson.dumps(gather("data", open_parts(data), 3).as_dict()))
     assert record["estimated"] is True

@@ -54,6 +54,17 @@ def test_verify_tells_by_its_exit_code(folder, monkeypatch, capsys):
     assert "no such folder" in capsys.readouterr().err
 
 
+def test_what_is_only_suspicious_fails_the_strict(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with ShardWriter(tmp_path / "odd" / "train", 4) as writer:
+        made = sample("key")
+        made.regions[0].area *= 3
+        writer.write(made)
+    assert tap(monkeypatch, "verify", "odd") == 0
+    assert "suspicious  area" in capsys.readouterr().out
+    assert tap(monkeypatch, "verify", "odd", "--strict") == 1
+
+
 def test_a_number_of_samples_is_a_number_or_all(folder, monkeypatch, capsys):
     assert tap(monkeypatch, "inspect", "set", "--samples", "0") == 2
     assert tap(monkeypatch, "inspect", "set", "--samples", "some") == 2
@@ -67,7 +78,7 @@ def test_neither_verb_waits_for_torch_or_ray(folder):
             "-c",
             "import sys; from tap_platform.launch.inspection import inspect_data, verify_data;"
             "inspect_data('set', None, 3, 1, 'one', True);"
-            "verify_data('set', None, None, False, 0, 'two', None, True);"
+            "verify_data('set', None, None, False, 0, 'two', None, True, False);"
             "print(sorted({'torch', 'ray'} & set(sys.modules)))",
         ],
         cwd=folder,

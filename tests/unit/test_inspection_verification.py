@@ -6,6 +6,7 @@ import numpy as np
 import orjson
 import pytest
 from data_samples import box_mask, jpeg, rle, sample
+from rich.console import Console
 
 from datamodules.decoding.decode import Frame
 from datamodules.inspection.findings import EXAMPLES, Finding, Kind, Tally
@@ -18,7 +19,8 @@ from datamodules.inspection.verification import verify
 from datamodules.order.plan import GlobalPlan
 from datamodules.shards.index import DataIndex, write_index
 from datamodules.shards.indexing import index_shards
-from datamodules.shards.provenance import write_card
+from datamodules.shards.provenance import begin, write_card
+from datamodules.shards.reader import StoreError
 from datamodules.shards.records import encode_annotation, encode_priors
 from datamodules.shards.sidecar import write_sidecar, write_sidecar_index
 from datamodules.shards.writer import ShardWriter
@@ -457,6 +459,33 @@ def test_a_data_set_may_lie_behind_a_url(tmp_path, monkeypatch):
     verification = verify(str(root))
     assert bad(verification) == {(SHARD, "a"), (SHARD, "b")}
     assert verification.tally.damaged == [f"memory://inspected/train/{SHARD}"]
+
+
+def test_a_data_set_whose_making_has_not_ended_is_told_from_one_without_index(tmp_path):
+    begin(tmp_path, "coco", {})
+    with ShardWriter(tmp_path / "train", 2) as writer:
+        writer.write(good("a"))
+    with pytest.raises(ValueError, match=r"its making \(coco\) has not ended"):
+        verify(str(tmp_path))
+
+
+def test_a_shard_that_lies_elsewhere_is_told_by_its_own_path(tmp_path):
+    shards = tarred(tmp_path / "tars", [*members(good("a")).items()])
+    index_shards(shards, tmp_path / "set" / "train")
+    (shards / SHARD).unlink()
+    console = Console(file=io.StringIO(), width=500)
+    print_findings(verify(str(tmp_path / "set")), console)
+    assert f"  {shards / SHARD}: the shard cannot be read" in console.file.getvalue()
+
+
+def test_a_shard_that_cannot_be_read_now_is_not_called_bad(tmp_path):
+    with ShardWriter(tmp_path / "train", 2) as writer:
+        writer.write(good("a"))
+    path = tmp_path / "train" / SHARD
+    path.unlink()
+    path.symlink_to(path)
+    with pytest.raises(StoreError, match="may be sound"):
+        verify(str(tmp_path))
 
 
 def test_a_data_set_without_index_is_refused_with_advice(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 from data_samples import jpeg, sample
 
 from datamodules.shards.writer import ShardWriter
+from datamodules.storage import remove_tree
 from datamodules.vocabulary import Vocabulary
 from tap_platform.config.load import validate_job
 from tap_platform.launch.data_sets import data_folder
@@ -108,6 +109,24 @@ def test_empty_and_small_sets_are_refused(tmp_path, counts, message):
 def test_another_concept_space_is_refused(tmp_path):
     write_set(tmp_path, dim=6)
     refused(tmp_path, "concepts of width 6, the model's concept_dim is 4: .*model.concept_dim=6")
+
+
+@pytest.mark.parametrize(("masks", "priors"), [(False, False), (True, False), (False, True)])
+def test_regions_that_teach_nothing_are_refused(tmp_path, masks, priors):
+    write_set(tmp_path)
+    with ShardWriter(tmp_path / "boxes", 4) as writer:
+        for number in range(8):
+            made = sample(f"train{number}", seed=number)
+            made.priors = made.priors if priors else None
+            for each in made.regions:
+                each.segmentation = each.segmentation if masks else None
+            writer.write(made)
+    remove_tree(tmp_path / "set/train")
+    (tmp_path / "boxes").rename(tmp_path / "set/train")
+    if masks or priors:
+        create_run(make_job(tmp_path))
+    else:
+        refused(tmp_path, "neither masks nor concept priors.*tap data priors .*set --teacher")
 
 
 def test_a_world_size_that_does_not_divide_the_partitions_is_refused(tmp_path):

@@ -16,6 +16,7 @@ from datamodules.decoding.decode import Frame, decode_sample
 from datamodules.priors.crops import CropRule, crop_regions
 from datamodules.scenes import make_scenes
 from datamodules.shards.index import DataIndex
+from datamodules.shards.provenance import begin
 from datamodules.shards.reader import read_samples
 from datamodules.shards.records import RawSample, decode_annotation, decode_priors
 from datamodules.shards.writer import ShardWriter
@@ -288,6 +289,12 @@ def test_the_default_folder_is_named_by_the_teacher(data, teacher, folder):
 
 def test_a_folder_without_a_data_set_is_refused(tmp_path, config):
     with pytest.raises(ValueError, match="holds no data set"):
+        made(tmp_path, config, tmp_path / "out")
+
+
+def test_a_data_set_whose_making_has_not_ended_is_refused(tmp_path, config):
+    begin(tmp_path, "sa1b", {})
+    with pytest.raises(ValueError, match=r"its making .* has not ended"):
         made(tmp_path, config, tmp_path / "out")
 
 

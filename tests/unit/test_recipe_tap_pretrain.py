@@ -63,11 +63,33 @@ def test_the_loss_is_the_weighted_sum_of_the_terms_that_it_records(folder, tmp_p
     assert values["loss"].item() == pytest.approx(float(expected), rel=1e-5)
 
 
+def test_the_iou_is_that_of_the_regions_with_masks(folder, tmp_path):
+    job, (batch,) = one_step(folder, tmp_path)
+    recipe, records = make_recipe(job, folder)
+    batch.has_mask[1:] = False
+    recipe.training_step(batch, 0)
+    alone, records_alone = make_recipe(job, folder)
+    batch.weights[1:] = 0
+    alone.training_step(batch, 0)
+    for stage in STAGES:
+        iou = records[0][f"{stage}/actual_iou"]
+        assert iou == records_alone[0][f"{stage}/actual_iou"] > 0
+
+
 def test_what_is_recorded_holds_no_graph(folder, tmp_path):
     job, (batch,) = one_step(folder, tmp_path)
     recipe, records = make_recipe(job, folder)
     assert recipe.training_step(batch, 0).requires_grad
     assert not any(torch.is_tensor(v) and v.requires_grad for v in records[0].values())
+
+
+def test_held_out_regions_without_masks_are_not_scored(folder, tmp_path):
+    job, (batch,) = one_step(folder, tmp_path)
+    recipe, records = make_recipe(job, folder)
+    batch.has_mask = torch.zeros_like(batch.has_mask)
+    recipe.validation_step(batch, 0)
+    recipe.on_validation_epoch_end()
+    assert records == []
 
 
 def gradients(folder, tmp_path, micro_batch):

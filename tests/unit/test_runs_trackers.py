@@ -310,5 +310,6 @@ def test_no_tracker_is_no_follower(tmp_path):
 
 
 def test_a_password_in_the_config_is_refused():
-    with pytest.raises(ValidationError, match="MLFLOW_TRACKING_PASSWORD"):
+    with pytest.raises(ValidationError, match="MLFLOW_TRACKING_PASSWORD") as told:
         TrackingConfig(mlflow={"uri": "https://me:secret@host"})
+    assert "secret" not in str(told.value)

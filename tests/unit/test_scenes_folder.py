@@ -66,13 +66,16 @@ def test_made_once_and_kept(tmp_path):
 )
 def test_other_settings_are_refused(tmp_path, changes, dim, message):
     make_scenes(source(tmp_path / "scenes"), 64)
-    with pytest.raises(ValueError, match=f"{message}.*Set data.path to another folder"):
+    with pytest.raises(ValueError, match=f"{message}.*choose another folder"):
         make_scenes(source(tmp_path / "scenes", **changes), dim, fail)
 
 
 @pytest.mark.parametrize(
     ("record", "message"),
-    [('{"source": "coco", "settings": {}}', "source 'coco', not scenes"), ("{", "cannot be read")],
+    [
+        ('{"source": "coco", "settings": {}}', "source is coco there and scenes here"),
+        ("{", "cannot be read"),
+    ],
 )
 def test_folder_of_something_else_is_refused(tmp_path, record, message):
     (tmp_path / "dataset.json").write_text(record)

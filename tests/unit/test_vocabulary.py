@@ -74,6 +74,19 @@ def test_rows_must_match_names(tmp_path):
         Vocabulary.load(tmp_path / "v")
 
 
+@pytest.mark.parametrize("names", [({"a": 1},), (1,), ("a", "a")])
+def test_names_are_text_and_stand_there_once(tmp_path, names):
+    Vocabulary(names, np.eye(len(names), dtype=np.float32), "test").save(tmp_path / "v")
+    with pytest.raises(ValueError, match="each name must be text, and stand there once"):
+        Vocabulary.load(tmp_path / "v")
+
+
+def test_embeddings_are_finite(tmp_path):
+    Vocabulary(("one",), np.array([[1, np.nan]], np.float32), "test").save(tmp_path / "v")
+    with pytest.raises(ValueError, match="NaN"):
+        Vocabulary.load(tmp_path / "v")
+
+
 def test_shipped_list():
     names = concept_list("coco_80")
     assert len(names) == len(set(names)) == 80
