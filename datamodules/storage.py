@@ -8,9 +8,7 @@ runs a program.
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,7 +33,6 @@ _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 _WITHOUT_FOLDERS = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "http", "https"})
 _VERSIONS = ("size", "ETag", "etag", "mtime", "LastModified", "Last-Modified", "created")
 _RANGE_NOT_SATISFIABLE = 416
-_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def location(path: str | Location) -> Location:
@@ -288,35 +285,6 @@ def remove_tree(folder: Location) -> None:
             folder.unlink(missing_ok=True)
     elif exists(folder):
         call(folder, "rm", folder.path, recursive=True)
-
-
-def local_copy(place: Location, sha256: str) -> Path:
-    """A file of known content as a local one: copied once to a cache, then found there.
-
-    The cache is `$TAP_CACHE`, or `~/.cache/tap_platform`; its files are named by their hash, so
-    that a file that changes gets another name. A local file is its own copy.
-
-    Raises:
-        OSError: if it cannot be read.
-        ValueError: if its bytes do not have that hash, or that is none.
-    """
-    if isinstance(place, Path):
-        return place
-    if not _SHA256.fullmatch(sha256):
-        raise ValueError(f"{sha256[:80]!r} is no sha256 of {place.name}")
-    cache = Path(os.environ.get("TAP_CACHE") or "~/.cache/tap_platform").expanduser()
-    target = cache / sha256[:2] / sha256
-    if target.exists():
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256()
-    with atomic_file(target) as file:
-        for block in read_blocks(place):
-            digest.update(block)
-            file.write(block)
-        if digest.hexdigest() != sha256:
-            raise ValueError(f"{place} is not the file that the index speaks of")
-    return target
 
 
 def reason(error: OSError | ValueError) -> str:

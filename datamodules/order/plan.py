@@ -327,23 +327,3 @@ class GlobalPlan(Plan):
     def _draw_shard_order(self, epoch: int) -> _ShardOrder:
         shards = permutation(len(self._counts), self.seed, epoch, 0)
         return _ShardOrder(shards, np.cumsum(self._counts[shards]))
-
-
-def evaluation_samples(
-    counts: Sequence[int] | NDArray[np.int64], rank: int, world_size: int, seed: int
-) -> Iterator[PlannedSample]:
-    """Every sample of a held-out set once: rank r takes the samples r, r + world_size and so on.
-
-    Args:
-        counts: samples of each shard.
-        rank: number of the worker.
-        world_size: number of workers; any number will do, ranks may differ by one sample.
-        seed: seed of the samples' draws, which are the same at every evaluation.
-    """
-    ends = np.cumsum(np.asarray(counts, np.int64))
-    total = int(ends[-1]) if len(ends) else 0
-    for position in range(rank, total, world_size):
-        shard = int(np.searchsorted(ends, position, side="right"))
-        number = position - int(ends[shard]) + int(counts[shard])
-        draws = int(sample_seeds(seed, 0, np.array([position]))[0])
-        yield PlannedSample(0, 0, position, shard, number, draws)

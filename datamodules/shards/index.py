@@ -20,12 +20,12 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from datamodules.local_cache import local_copy
 from datamodules.storage import (
     Location,
     atomic_file,
     check_name,
     child,
-    local_copy,
     location,
     read_blocks,
     read_bytes,

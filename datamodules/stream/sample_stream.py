@@ -9,10 +9,9 @@ from dataclasses import replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from datamodules.decoding.decode import DecodedSample, Frame, blank_sample
-from datamodules.order.plan import Plan, PlannedSample, Position, evaluation_samples
+from datamodules.order.held_out import evaluation_samples
+from datamodules.order.plan import Plan, PlannedSample, Position
 from datamodules.shards.index import SampleIndex
 from datamodules.stream.decoder import Decoder
 from datamodules.stream.reading import SeededSample, read_here
@@ -135,8 +134,9 @@ class EvaluationStream:
             index: the held-out samples.
             decoder: a decoder with `training=False`.
             batch: images in a batch.
-            images: images in all, over all ranks; None takes every one. Where there are several
-                ranks it is cut to a multiple of their number, so that they take equally many.
+            images: images in all, over all ranks, spread evenly; None takes every one. Where there
+                are several ranks it is cut to a multiple of their number, so that they take equally
+                many.
             rank: number of the worker.
             world_size: number of workers.
         """
@@ -147,6 +147,7 @@ class EvaluationStream:
         self.world_size = world_size
         total = len(self.index) if images is None else min(images, len(self.index))
         self.images = total // world_size
+        """Images of this rank."""
 
     def __len__(self) -> int:
         """Batches of this rank."""
@@ -157,9 +158,13 @@ class EvaluationStream:
         from datamodules.stream.batch import collate_group
 
         planned = evaluation_samples(
-            np.asarray(self.index.counts), self.rank, self.world_size, self.decoder.config.seed
+            self.index.counts,
+            self.rank,
+            self.world_size,
+            self.decoder.config.seed,
+            self.images * self.world_size,
         )
-        samples = read_here(self.index, islice(planned, self.images))
+        samples = read_here(self.index, planned)
         with closing(self.decoder.groups(samples, self.batch)) as groups:
             for group in groups:
                 yield collate_group(group, Position(), _stand_in([group], self.decoder.frame))

@@ -89,7 +89,7 @@ class EvaluationConfig(Section):
     every_steps: int | None = Field(None, gt=0)
     """Steps between two looks during training; none by default."""
     images: int = Field(64, gt=0)
-    """Held-out images looked at during training, over all workers."""
+    """Held-out images looked at during training, over all workers, spread over the whole set."""
     final_images: int | None = Field(None, ge=0)
     """Held-out images in the final table and pictures; all by default, 0 for no final table."""
     pictures: int = Field(12, gt=0)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from datamodules.order.draws import sample_seed
-from datamodules.order.plan import GlobalPlan, Position, evaluation_samples
+from datamodules.order.held_out import evaluation_samples
+from datamodules.order.plan import GlobalPlan, Position
 
 COUNTS = [5, 17, 1, 30, 8, 12, 3, 24]  # 100 samples
 
@@ -164,3 +165,11 @@ def test_evaluation_takes_every_sample_once_over_all_ranks():
         assert taken == [(s, n) for s, count in enumerate(COUNTS) for n in range(count)]
         assert max(map(len, ranks)) - min(map(len, ranks)) <= 1
     assert list(evaluation_samples([], 0, 1, seed=0)) == []
+
+
+def test_a_part_of_a_held_out_set_is_spread_over_all_of_it():
+    whole = list(evaluation_samples(COUNTS, 0, 1, seed=0))
+    part = list(evaluation_samples(COUNTS, 0, 1, seed=0, images=4))
+    assert part == whole[:: len(whole) // 4][:4]
+    ranks = [list(evaluation_samples(COUNTS, rank, 2, seed=0, images=4)) for rank in range(2)]
+    assert [sample for pair in zip(*ranks, strict=True) for sample in pair] == part

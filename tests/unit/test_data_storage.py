@@ -7,12 +7,12 @@ from uuid import uuid4
 
 import pytest
 
+from datamodules.local_cache import local_copy
 from datamodules.storage import (
     atomic_file,
     child,
     exists,
     list_files,
-    local_copy,
     location,
     make_folder,
     read_blocks,
