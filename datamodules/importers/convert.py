@@ -24,7 +24,8 @@ from datamodules.importers.coco_files import key_of
 from datamodules.importers.making import SPLITS, MakingPlan
 from datamodules.importers.shard_tasks import Fault, Outcome, ShardTask
 from datamodules.importers.shrink import shrink_picture, shrink_regions, smaller_size
-from datamodules.shards.index import INDEX_NAME, DataIndex
+from datamodules.shards.entries import INDEX_NAME
+from datamodules.shards.index import DataIndex
 from datamodules.shards.provenance import CARD_NAME, check_ended
 from datamodules.shards.reader import ShardReader
 from datamodules.shards.records import BadSample, RawSample, Sample, decode_annotation

@@ -32,7 +32,7 @@ from datamodules.importers.shard_tasks import (
     version,
 )
 from datamodules.shards import provenance
-from datamodules.shards.index import write_index
+from datamodules.shards.entries import write_index
 from datamodules.shards.provenance import PARTS_NAME
 from datamodules.storage import (
     Location,

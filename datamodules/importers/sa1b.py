@@ -17,7 +17,7 @@ import orjson
 from datamodules.importers.building import splits_of, vocabulary_hash
 from datamodules.importers.making import SPLITS, ImportReport
 from datamodules.shards import provenance
-from datamodules.shards.index import write_index
+from datamodules.shards.entries import write_index
 from datamodules.shards.indexing import index_shards
 from datamodules.storage import list_files, location, make_folder, read_bytes, write_bytes
 from datamodules.vocabulary import Vocabulary

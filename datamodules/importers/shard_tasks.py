@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import orjson
 
-from datamodules.shards.index import Members, ShardEntry
+from datamodules.shards.entries import Members, ShardEntry
 from datamodules.shards.provenance import PARTS_NAME
 from datamodules.shards.records import Sample
 from datamodules.shards.writer import write_shard

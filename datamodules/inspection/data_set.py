@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datamodules.shards.index import INDEX_NAME, DataIndex
+from datamodules.shards.entries import INDEX_NAME
+from datamodules.shards.index import DataIndex
 from datamodules.shards.provenance import check_ended
 from datamodules.storage import Location, exists, location
 

@@ -16,7 +16,7 @@ from datamodules.inspection.data_set import Part, open_parts, place_of, with_pri
 from datamodules.inspection.findings import BadRecord, Finding, Kind, Tally
 from datamodules.inspection.sample_checks import Rules, check_sample
 from datamodules.inspection.shard_checks import check_shard
-from datamodules.shards.index import INDEX_NAME, SAMPLES_NAME, sha256
+from datamodules.shards.entries import INDEX_NAME, SAMPLES_NAME, sha256
 from datamodules.shards.provenance import CARD_NAME
 from datamodules.shards.reader import ShardReader
 from datamodules.storage import Location, exists, location, read_bytes, read_range

@@ -20,7 +20,8 @@ import orjson
 
 from datamodules.priors.shard import ShardPriors
 from datamodules.shards import provenance
-from datamodules.shards.index import DataIndex, Members, ShardEntry
+from datamodules.shards.entries import Members, ShardEntry
+from datamodules.shards.index import DataIndex
 from datamodules.shards.records import BadSample
 from datamodules.shards.sidecar import write_sidecar, write_sidecar_index
 from datamodules.storage import (

@@ -9,52 +9,26 @@ of a remote folder is copied once to a local cache and mapped there.
 from __future__ import annotations
 
 import hashlib
-import io
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
 from datamodules.local_cache import local_copy
+from datamodules.shards.entries import INDEX_NAME, SAMPLES_NAME, Members, file_name, row_type
+from datamodules.shards.provenance import check_ended
 from datamodules.storage import (
     Location,
-    atomic_file,
     check_name,
     child,
     location,
-    read_blocks,
     read_bytes,
     reason,
-    write_bytes,
 )
-
-FORMAT = "tap-shards/1"
-INDEX_NAME = "index.json"
-SAMPLES_NAME = "samples.npy"
-_ABSENT = (-1, 0)
-
-
-class Members(NamedTuple):
-    """Where a sample's members lie in its shard: (byte offset, bytes), offset -1 where absent."""
-
-    key: str
-    image: tuple[int, int] = _ABSENT
-    annotation: tuple[int, int] = _ABSENT
-    priors: tuple[int, int] = _ABSENT
-
-
-class ShardEntry(NamedTuple):
-    """One shard: its file name, size in bytes, sha256 (empty if not taken) and samples."""
-
-    name: str
-    size: int
-    sha256: str
-    members: list[Members]
 
 
 class SampleIndex(Protocol):
@@ -155,21 +129,20 @@ class DataIndex:
         index = cls._load(location(folder))
         if priors is None:
             return index
-        from datamodules.shards.sidecar import join_sidecar
 
         return join_sidecar(index, cls._load(location(priors)))
 
     @classmethod
     def _load(cls, folder: Location) -> DataIndex:
         if isinstance(folder, Path) and not folder.is_dir():
-            _check_ended(folder)
+            check_ended(folder.parent)
             raise ValueError(f"no such folder of shards: {folder}")
         path = folder / INDEX_NAME
         again = f"with: tap data index {folder}"
         try:
             return cls._read(folder, read_bytes(path))
         except FileNotFoundError as error:
-            _check_ended(folder)
+            check_ended(folder.parent)
             raise ValueError(f"{error.filename} is missing: index the shards {again}") from error
         except OSError as error:
             raise ValueError(f"{path} cannot be read: {reason(error)}") from error
@@ -197,13 +170,6 @@ class DataIndex:
         )
 
 
-def _check_ended(folder: Location) -> None:
-    """Tell a data set that is half made from one that was never indexed."""
-    from datamodules.shards.provenance import check_ended
-
-    check_ended(folder.parent)
-
-
 def _members_of(row: Any) -> Members:
     image, annotation, priors = map(tuple, row["members"].tolist())
     return Members(row["key"].decode(errors="replace"), image, annotation, priors)
@@ -221,7 +187,7 @@ def _map_samples(folder: Location, digest: str, expected: int) -> NDArray[Any]:
     if (
         not isinstance(rows, np.ndarray)
         or rows.ndim != 1
-        or rows.dtype != _row_type(rows.dtype["key"].itemsize)
+        or rows.dtype != row_type(rows.dtype["key"].itemsize)
     ):
         raise ValueError(f"{SAMPLES_NAME} has other columns than an index has")
     if len(rows) != expected:
@@ -229,78 +195,42 @@ def _map_samples(folder: Location, digest: str, expected: int) -> NDArray[Any]:
     return rows
 
 
-def file_name(name: str) -> str:
-    """The file name of a shard that an index may name by a path or a URL."""
-    return name.rpartition("/")[2]
+def join_sidecar(main: DataIndex, sidecar: DataIndex) -> DataIndex:
+    """The index of samples whose priors lie in a sidecar.
+
+    A sidecar that was made of this very index is taken at its word; otherwise shards and keys are
+    compared, so that an index that was made again takes its sidecar along.
+
+    Raises:
+        ValueError: if the sidecar is of other samples; it names the first shard that differs.
+    """
+    if sidecar.main != main.sha256 or not np.array_equal(sidecar.counts, main.counts):
+        shards = [(name, sidecar.keys(shard)) for shard, name in enumerate(sidecar.names)]
+        check_same_samples(main, sidecar.folder, shards)
+    digest = hashlib.sha256(f"{main.sha256} {sidecar.sha256}".encode()).hexdigest()
+    return replace(main, sidecar=sidecar, sha256=digest)
 
 
-def write_index(
-    folder: str | Location, entries: Iterable[ShardEntry], main: str | None = None
+def check_same_samples(
+    main: DataIndex, folder: Location, shards: Sequence[tuple[str, Sequence[bytes]]]
 ) -> None:
-    """Write `samples.npy` and then `index.json` of a folder, each in one step.
-
-    Args:
-        folder: where to write; it is there.
-        entries: the shards, in their order; each is let go of before the next is asked for.
-        main: of a sidecar, the `sha256` of the index whose samples its priors belong to.
+    """Compare the names and keys of sidecar shards with those of the main index.
 
     Raises:
-        OSError: if they cannot be written.
+        ValueError: at the first shard or sample that differs.
     """
-    folder = location(folder)
-    shards: dict[str, list[Any]] = {"name": [], "bytes": [], "sha256": [], "samples": []}
-    rows = []
-    for entry in entries:
-        rows.append(_encode_rows(entry.members))
-        for column, value in zip(shards, (*entry[:3], len(entry.members)), strict=True):
-            shards[column].append(value)
-    record = {
-        "format": FORMAT,
-        "samples": sum(shards["samples"]),
-        "samples_sha256": _write_rows(folder / SAMPLES_NAME, rows),
-        "shards": shards,
-    }
-    if main is not None:
-        record["main"] = main
-    write_bytes(folder / INDEX_NAME, orjson.dumps(record))
-
-
-def _row_type(width: int) -> np.dtype[Any]:
-    return np.dtype([("key", f"S{width}"), ("members", np.int64, (3, 2))])
-
-
-def _encode_rows(samples: Sequence[Members]) -> NDArray[Any]:
-    keys = [each.key.encode() for each in samples]
-    rows = np.zeros(len(samples), _row_type(max(map(len, keys), default=1)))
-    if samples:
-        rows["key"] = keys
-        rows["members"] = [each[1:] for each in samples]
-    return rows
-
-
-def _write_rows(place: Location, shards: Sequence[NDArray[Any]]) -> str:
-    """Write the rows of all shards as one array, as wide as the longest key; gives the sha256."""
-    width = max((rows.dtype["key"].itemsize for rows in shards), default=1)
-    header = io.BytesIO()
-    description = np.lib.format.header_data_from_array_1_0(np.empty(0, _row_type(width)))
-    np.lib.format.write_array_header_1_0(header, description | {"shape": (sum(map(len, shards)),)})
-    digest = hashlib.sha256()
-    with atomic_file(place) as file:
-        for data in chain(
-            [header.getvalue()], (rows.astype(_row_type(width)).tobytes() for rows in shards)
-        ):
-            digest.update(data)
-            file.write(data)
-    return digest.hexdigest()
-
-
-def sha256(place: Location) -> str:
-    """Hex digest of a file.
-
-    Raises:
-        OSError: if it cannot be read.
-    """
-    digest = hashlib.sha256()
-    for block in read_blocks(place):
-        digest.update(block)
-    return digest.hexdigest()
+    where = f"the priors in {folder} are not of the samples in {main.folder}"
+    if len(main.names) != len(shards):
+        raise ValueError(f"{where}: {len(shards)} shards there, {len(main.names)} here")
+    for shard, (other, theirs) in enumerate(shards):
+        name, ours = file_name(main.names[shard]), main.keys(shard)
+        if name != other:
+            raise ValueError(f"{where}: shard {shard} is {other} there and {name} here")
+        if len(ours) != len(theirs):
+            raise ValueError(f"{where}: {name} has {len(theirs)} samples there, {len(ours)} here")
+        for number, (our, their) in enumerate(zip(ours, theirs, strict=True)):
+            if our != their:
+                raise ValueError(
+                    f"{where}: sample {number} of {name} is {their.decode()} there and"
+                    f" {our.decode()} here"
+                )

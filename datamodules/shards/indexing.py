@@ -11,7 +11,8 @@ from typing import TypeAlias
 
 import orjson
 
-from datamodules.shards.index import DataIndex, Members, ShardEntry, file_name, write_index
+from datamodules.shards.entries import Members, ShardEntry, file_name, write_index
+from datamodules.shards.index import DataIndex
 from datamodules.shards.tar import PassingFile, scan_tar
 from datamodules.storage import (
     Location,

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.shards.index import Members, SampleIndex
+from datamodules.shards.entries import Members
+from datamodules.shards.index import SampleIndex
 from datamodules.storage import Location
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from datamodules.shards.index import INDEX_NAME, sha256
+from datamodules.shards.entries import INDEX_NAME, sha256
 from datamodules.storage import (
     Location,
     exists,

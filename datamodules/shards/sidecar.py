@@ -6,15 +6,14 @@ has an index of its own, which names the index of the samples that its priors be
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.shards.index import DataIndex, Members, ShardEntry, file_name, write_index
+from datamodules.shards.entries import Members, ShardEntry, write_index
+from datamodules.shards.index import DataIndex, check_same_samples
 from datamodules.shards.records import encode_priors
 from datamodules.shards.tar import TarBuilder
 from datamodules.storage import Location, atomic_file
@@ -65,42 +64,5 @@ def write_sidecar_index(folder: Location, main: DataIndex, entries: Sequence[Sha
         OSError: if the index cannot be written.
     """
     shards = [(entry.name, [each.key.encode() for each in entry.members]) for entry in entries]
-    _check_same_samples(main, folder, shards)
+    check_same_samples(main, folder, shards)
     write_index(folder, entries, main.sha256)
-
-
-def join_sidecar(main: DataIndex, sidecar: DataIndex) -> DataIndex:
-    """The index of samples whose priors lie in a sidecar.
-
-    A sidecar that was made of this very index is taken at its word; otherwise shards and keys are
-    compared, so that an index that was made again takes its sidecar along.
-
-    Raises:
-        ValueError: if the sidecar is of other samples; it names the first shard that differs.
-    """
-    if sidecar.main != main.sha256 or not np.array_equal(sidecar.counts, main.counts):
-        shards = [(name, sidecar.keys(shard)) for shard, name in enumerate(sidecar.names)]
-        _check_same_samples(main, sidecar.folder, shards)
-    digest = hashlib.sha256(f"{main.sha256} {sidecar.sha256}".encode()).hexdigest()
-    return replace(main, sidecar=sidecar, sha256=digest)
-
-
-def _check_same_samples(
-    main: DataIndex, folder: Location, shards: Sequence[tuple[str, Sequence[bytes]]]
-) -> None:
-    """Compare the names and keys of sidecar shards with those of the main index."""
-    where = f"the priors in {folder} are not of the samples in {main.folder}"
-    if len(main.names) != len(shards):
-        raise ValueError(f"{where}: {len(shards)} shards there, {len(main.names)} here")
-    for shard, (other, theirs) in enumerate(shards):
-        name, ours = file_name(main.names[shard]), main.keys(shard)
-        if name != other:
-            raise ValueError(f"{where}: shard {shard} is {other} there and {name} here")
-        if len(ours) != len(theirs):
-            raise ValueError(f"{where}: {name} has {len(theirs)} samples there, {len(ours)} here")
-        for number, (our, their) in enumerate(zip(ours, theirs, strict=True)):
-            if our != their:
-                raise ValueError(
-                    f"{where}: sample {number} of {name} is {their.decode()} there and"
-                    f" {our.decode()} here"
-                )

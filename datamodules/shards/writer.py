@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from datamodules.shards.index import Members, ShardEntry, write_index
+from datamodules.shards.entries import Members, ShardEntry, write_index
 from datamodules.shards.records import (
     Sample,
     encode_annotation,

@@ -13,7 +13,8 @@ from rich.console import Console
 
 from datamodules.priors import folder
 from datamodules.priors.crops import CropRule
-from datamodules.shards.index import INDEX_NAME, DataIndex
+from datamodules.shards.entries import INDEX_NAME
+from datamodules.shards.index import DataIndex
 from datamodules.shards.provenance import check_ended
 from datamodules.storage import Location, exists, location
 from datamodules.vocabulary import Vocabulary

@@ -24,7 +24,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from datamodules.decoding.decode import BadSampleError, Frame, decode_sample
-from datamodules.shards.index import DataIndex, ShardEntry, write_index
+from datamodules.shards.entries import ShardEntry, write_index
+from datamodules.shards.index import DataIndex
 from datamodules.shards.indexing import members_of
 from datamodules.shards.reader import ShardReader
 from datamodules.shards.records import RawSample, Region, Sample, encode_annotation, encode_priors

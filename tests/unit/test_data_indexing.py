@@ -15,7 +15,8 @@ import pytest
 from data_samples import jpeg, sample
 
 from datamodules.shards import indexing
-from datamodules.shards.index import DataIndex, Members, ShardEntry, write_index
+from datamodules.shards.entries import Members, ShardEntry, write_index
+from datamodules.shards.index import DataIndex
 from datamodules.shards.indexing import index_shards
 from datamodules.shards.reader import ShardReader, read_samples
 from datamodules.shards.records import BadSample, RawSample, encode_annotation

@@ -6,7 +6,8 @@ import orjson
 import pytest
 from data_samples import sample
 
-from datamodules.shards.index import DataIndex, write_index
+from datamodules.shards.entries import write_index
+from datamodules.shards.index import DataIndex
 from datamodules.shards.indexing import index_shards
 from datamodules.shards.reader import ShardReader, read_samples
 from datamodules.shards.records import BadSample, RawSample, decode_priors

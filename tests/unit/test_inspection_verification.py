@@ -17,7 +17,8 @@ from datamodules.inspection.findings_report import (
 )
 from datamodules.inspection.verification import verify
 from datamodules.order.plan import GlobalPlan
-from datamodules.shards.index import DataIndex, write_index
+from datamodules.shards.entries import write_index
+from datamodules.shards.index import DataIndex
 from datamodules.shards.indexing import index_shards
 from datamodules.shards.provenance import begin, write_card
 from datamodules.shards.reader import StoreError

@@ -18,7 +18,8 @@ import orjson
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from datamodules.shards.index import INDEX_NAME, DataIndex, SampleIndex
+from datamodules.shards.entries import INDEX_NAME
+from datamodules.shards.index import DataIndex, SampleIndex
 from datamodules.shards.reader import read_samples
 from datamodules.shards.records import BadSample, decode_annotation
 
