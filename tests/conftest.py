@@ -5,26 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tiny_model import MODEL
 
 from tap_platform.config.job import JobConfig
 from tap_platform.config.load import anchored, merge, validate_job
-
-MODEL = {
-    "image_size": 64,
-    "window_size": 2,
-    "encoder_depth": 4,
-    "encoder_dim": 32,
-    "encoder_heads": 2,
-    "embed_dim": 32,
-    "decoder_heads": 2,
-    "concept_dim": 64,
-    "text_depth": 1,
-    "text_dim": 32,
-    "text_heads": 1,
-    "vocab_size": 64,
-    "drop_path": 0.1,
-    "decoder_dropout": 0.1,
-}
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -9,16 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-Colour = tuple[int, int, int]
+from datamodules.palette import CARD, Colour
+
 Area = tuple[int, int, int, int]
 """Left, top, right and bottom, in pixels."""
 
-PAPER: Colour = (246, 247, 249)
-CARD: Colour = (255, 255, 255)
-EDGE: Colour = (222, 226, 232)
-INK: Colour = (32, 38, 46)
-FAINT: Colour = (112, 121, 133)
-FAULT: Colour = (200, 40, 45)
 
 _GOLDEN = (5**0.5 - 1) / 2
 _LUMINANCE = np.array([0.2126, 0.7152, 0.0722])

@@ -15,12 +15,6 @@ from datamodules.decoding.pictures import decode_picture
 from datamodules.decoding.placement import affine_of, place
 from datamodules.decoding.rasterize import EmptyMaskError, Rasterizer
 from datamodules.inspection.canvas import (
-    CARD,
-    EDGE,
-    FAINT,
-    FAULT,
-    INK,
-    PAPER,
     Area,
     badge,
     font,
@@ -31,6 +25,7 @@ from datamodules.inspection.canvas import (
     wrapped,
 )
 from datamodules.inspection.data_set import Part, Place, place_of, spread
+from datamodules.palette import CARD, EDGE, FAINT, INK, PAPER, WRONG
 from datamodules.shards.reader import ShardReader
 from datamodules.shards.records import BadSample, Region, decode_annotation
 
@@ -230,7 +225,7 @@ def _refusal(name: str, reason: str) -> Image.Image:
     draw = ImageDraw.Draw(card)
     draw.text((_PADDING, _PADDING), name, FAINT, font(_SMALL))
     for number, line in enumerate(lines, start=1):
-        draw.text((_PADDING, _PADDING + number * _LINE), line, FAULT, font(_SIZE))
+        draw.text((_PADDING, _PADDING + number * _LINE), line, WRONG, font(_SIZE))
     return card
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from tap_platform.cli.options import FILE, FOLDER, option
+from tap_platform.cli.options import FILE, FOLDER, option, templates_option
 
 
 @click.group()
@@ -28,14 +28,7 @@ def concepts_list(names: str) -> None:
 @option("--names", "names", click.STRING, "merged_2560", "Concept list, or a file of names.")
 @click.option("--model", required=True, help="open_clip model; local-dir: and hf-hub: work too.")
 @click.option("--weights", help="File of weights, or a tag of the model's pretrained ones.")
-@click.option(
-    "--template",
-    "templates",
-    multiple=True,
-    default=("tap",),
-    show_default=True,
-    help="Sentence with {} for the name, or a set: tap, photo, imagenet.",
-)
+@templates_option
 @click.option("--device", default="cpu", show_default=True, help="Where the model runs.")
 def concepts_build(
     out: Path, names: str, model: str, weights: str | None, templates: tuple[str, ...], device: str

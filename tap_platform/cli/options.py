@@ -25,3 +25,13 @@ def option(
 ) -> Callable[[Any], Any]:
     """An option whose help tells its range and its default."""
     return click.option(flag, name, type=kind, default=default, show_default=True, help=meaning)
+
+
+templates_option = click.option(
+    "--template",
+    "templates",
+    multiple=True,
+    default=("tap",),
+    show_default=True,
+    help="Sentence with {} for the name, or a set: tap, photo, imagenet.",
+)

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import click
 
-from tap_platform.cli.options import COUNT, option
+from tap_platform.cli.options import COUNT, option, templates_option
 from tap_platform.config.priors import PriorsConfig
 
 
@@ -36,14 +36,7 @@ def _setting(name: str, kind: click.ParamType | None = None) -> Callable[[Any], 
 @_setting("fit")
 @_setting("interpolation")
 @click.option("--concepts", help="Concept list to embed instead of the data set's own names.")
-@click.option(
-    "--template",
-    "templates",
-    multiple=True,
-    default=("tap",),
-    show_default=True,
-    help="Sentence with {} for the name, or a set: tap, photo, imagenet.",
-)
+@templates_option
 def priors(
     path: str, out: str | None, teachers: int, readers: int, device: str, **settings: Any
 ) -> None:

@@ -10,22 +10,16 @@ from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 from torch import Tensor
 
+from datamodules.palette import CARD, EDGE, FAINT, INK, PAPER, WRONG, Colour
 from tap_platform.evaluation.examples import Example, collect_examples
 
 if TYPE_CHECKING:
     from datamodules.stream.batch import RegionBatch
     from tap_platform.models import Tap
 
-Colour = tuple[int, int, int]
 _Strokes = tuple[tuple[tuple[int, int], ...], ...]
 
-PAPER: Colour = (246, 247, 249)
-CARD: Colour = (255, 255, 255)
-EDGE: Colour = (222, 226, 232)
-INK: Colour = (32, 38, 46)
-FAINT: Colour = (112, 121, 133)
 RIGHT: Colour = (22, 130, 60)
-WRONG: Colour = (200, 40, 45)
 PROMPT: Colour = (255, 176, 0)
 TRUE: Colour = (0, 122, 204)
 PREDICTED: Colour = (214, 51, 132)

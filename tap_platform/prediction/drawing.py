@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
-from tap_platform.evaluation.pictures import CARD, FAINT, INK, PAPER, PROMPT, RIGHT, WRONG, Colour
+from datamodules.palette import CARD, FAINT, INK, PAPER, WRONG, Colour
+from tap_platform.evaluation.pictures import PROMPT, RIGHT
 from tap_platform.objectives.prompts import Prompts
 from tap_platform.prediction.images import Pixels
 from tap_platform.prediction.records import prompt_record

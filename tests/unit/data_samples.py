@@ -7,6 +7,7 @@ import simplejpeg
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from datamodules.shards.reader import ShardReader
 from datamodules.shards.records import RawSample, Region, Sample, encode_annotation, encode_priors
 
 
@@ -67,3 +68,12 @@ def raw(made, **changes):
         "priors": None if made.priors is None else encode_priors(made.priors),
     }
     return RawSample(**{**values, **changes})
+
+
+def read_all(index):
+    with ShardReader(index) as reader:
+        return [
+            reader.read(shard, number)
+            for shard, count in enumerate(index.counts)
+            for number in range(count)
+        ]

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 from data_samples import box_mask, region, sample
 from lightning.pytorch.strategies import SingleDeviceStrategy
+from tiny_model import MODEL
 
 from datamodules.shards.writer import ShardWriter
 from datamodules.stream.prefetch import Prefetch
@@ -18,22 +19,6 @@ from tap_platform.runs.events import EventLog
 from tap_platform.runs.metrics import read_metrics
 from tap_platform.training import worker
 
-MODEL = {
-    "image_size": 64,
-    "window_size": 2,
-    "encoder_depth": 4,
-    "encoder_dim": 32,
-    "encoder_heads": 2,
-    "embed_dim": 32,
-    "decoder_heads": 2,
-    "concept_dim": 64,
-    "text_depth": 1,
-    "text_dim": 32,
-    "text_heads": 1,
-    "vocab_size": 64,
-    "drop_path": 0.1,
-    "decoder_dropout": 0.1,
-}
 NO_DROPOUT = {"drop_path": 0.0, "decoder_dropout": 0.0}
 NAMES = ("cat", "dog", "bird")
 DIM = 64

@@ -12,7 +12,7 @@ from uuid import uuid4
 import numpy as np
 import orjson
 import pytest
-from data_samples import jpeg, sample
+from data_samples import jpeg, read_all, sample
 
 from datamodules.shards import indexing
 from datamodules.shards.entries import Members, ShardEntry, write_index
@@ -48,15 +48,6 @@ def samples_of(keys, seed=0):
             member(f"./{key}.json", annotation),
         )
     ]
-
-
-def read_all(index):
-    with ShardReader(index) as reader:
-        return [
-            reader.read(shard, number)
-            for shard, count in enumerate(index.counts)
-            for number in range(count)
-        ]
 
 
 @pytest.fixture

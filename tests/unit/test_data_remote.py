@@ -2,7 +2,7 @@ import pickle
 import threading
 
 import pytest
-from data_samples import sample
+from data_samples import read_all, sample
 from flaky_server import flaky_server
 
 from datamodules import remote
@@ -45,15 +45,6 @@ def write(folder, keys=KEYS, per_shard=3):
         for number, key in enumerate(keys):
             writer.write(sample(key, seed=number))
     return DataIndex.load(folder)
-
-
-def read_all(index):
-    with ShardReader(index) as reader:
-        return [
-            reader.read(shard, number)
-            for shard, count in enumerate(index.counts)
-            for number in range(count)
-        ]
 
 
 @pytest.fixture

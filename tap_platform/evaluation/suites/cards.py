@@ -9,17 +9,11 @@ import numpy as np
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
+from datamodules.palette import CARD, EDGE, FAINT, INK, PAPER, WRONG, Colour
 from tap_platform.evaluation.pictures import (
-    CARD,
-    EDGE,
-    FAINT,
-    INK,
-    PAPER,
     PREDICTED,
     RIGHT,
     TRUE,
-    WRONG,
-    Colour,
     fitted,
     squared,
     with_mask,

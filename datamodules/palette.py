@@ -1,0 +1,13 @@
+"""The colours that every drawn picture shares: contact sheets, grids of results, predictions."""
+
+from __future__ import annotations
+
+Colour = tuple[int, int, int]
+"""RGB."""
+
+PAPER: Colour = (246, 247, 249)
+CARD: Colour = (255, 255, 255)
+EDGE: Colour = (222, 226, 232)
+INK: Colour = (32, 38, 46)
+FAINT: Colour = (112, 121, 133)
+WRONG: Colour = (200, 40, 45)
