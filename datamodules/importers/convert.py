@@ -1,9 +1,9 @@
 """The prepared tier: a data set re-encoded once at a smaller size, so that training reads less.
 
 An image of SA-1B (1500 x 2250) at a long side of 1536 has less than half of its bytes and pixels.
-What scale jitter loses: at a frame of 1024 and factors from 0.5 to 2, an
-image of 1536 is enlarged beyond its own pixels for factors above 1.5, where the original still
-shows real detail: (2 - 1.5) / (2 - 0.5), a third of the samples.
+What scale jitter loses: at a frame of 1024 and factors from 0.5 to 2, an image of 1536 is enlarged
+beyond its own pixels for factors above 1.5, where the original still shows real detail:
+(2 - 1.5) / (2 - 0.5), a third of the samples.
 """
 
 from __future__ import annotations
