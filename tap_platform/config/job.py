@@ -9,8 +9,9 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from tap_platform.config.base import Section
 from tap_platform.config.data import DataConfig
+from tap_platform.config.initial_weights import InitialWeights
 from tap_platform.config.model import TapConfig
-from tap_platform.config.recipe import RecipeConfig, TapPretrainConfig
+from tap_platform.config.recipe import RecipeConfig, TapCaptionConfig, TapPretrainConfig
 from tap_platform.config.tracking import TrackingConfig
 from tap_platform.config.training import (
     CheckpointConfig,
@@ -34,6 +35,15 @@ def _expand_preset(value: Any) -> Any:
     return value
 
 
+def _as_source(value: Any) -> Any:
+    """Let a plain name stand for weights without further settings."""
+    return {"source": value} if isinstance(value, str) else value
+
+
+def _pretrain_by_default(value: Any) -> Any:
+    return {"type": "tap_pretrain", **value} if isinstance(value, dict) else value
+
+
 class JobConfig(Section):
     """Everything that one run needs, resolved."""
 
@@ -49,8 +59,11 @@ class JobConfig(Section):
     """Seed of the initial weights and of dropout; the data's order has a seed of its own."""
     model: Annotated[TapConfig, BeforeValidator(_expand_preset)]
     """Sizes of the model; `preset:` names a known set of them, other keys change it."""
-    recipe: RecipeConfig = TapPretrainConfig()
+    recipe: Annotated[RecipeConfig, BeforeValidator(_pretrain_by_default)] = TapPretrainConfig()
     """What is optimized."""
+    init_from: Annotated[InitialWeights | None, BeforeValidator(_as_source)] = None
+    """Weights that the model starts from, instead of random ones: a run, a checkpoint or a file, or
+    a section with a prefix map."""
     data: DataConfig
     """Where samples come from; `source:` picks the kind."""
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -114,6 +127,12 @@ class JobConfig(Section):
             raise ValueError(
                 f"schedule.warmup_steps {self.schedule.warmup_steps} is not below"
                 f" training.max_steps {self.training.max_steps}: the rate would never decay"
+            )
+        partial = isinstance(self.recipe, TapCaptionConfig) and self.recipe.train != "all"
+        if partial and self.init_from is None:
+            raise ValueError(
+                "recipe.train text_decoder freezes all other parts, which are random without"
+                " init_from: name the run, checkpoint or file that the model starts from"
             )
         jitter = self.data.jitter
         if jitter.minimum > jitter.maximum:

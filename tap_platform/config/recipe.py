@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
 
 from tap_platform.config.base import Section
+from tap_platform.config.caption import CaptionConfig
 from tap_platform.config.objective import ObjectiveConfig
 
 
@@ -22,4 +25,25 @@ class TapPretrainConfig(Section):
     from (paper: MAE); none starts from scratch."""
 
 
-RecipeConfig = TapPretrainConfig
+class TapCaptionConfig(Section):
+    """TAP fine-tuning: regions learn to be described."""
+
+    type: Literal["tap_caption"] = "tap_caption"
+    """Picks the recipe."""
+    train: Literal["text_decoder", "all"] = "text_decoder"
+    """`text_decoder` (partial fine-tuning) freezes the other parts, which stay in evaluation mode
+    and are saved nowhere anew; `all` (full fine-tuning) trains masks, concepts and captions
+    together. A region without a mask, a prior or a phrase costs no loss of that kind."""
+    objective: ObjectiveConfig = ObjectiveConfig()
+    """Losses, routing and prompts of masks and concepts; read when everything is trained. The
+    routing rule and the temperature are read in evaluation too."""
+    caption: CaptionConfig = CaptionConfig()
+    """How captions are learned."""
+    tokenizer: str | None = None
+    """Word pieces of the text decoder: the path of a SentencePiece model, `shipped` (32,000 pieces,
+    Apache-2.0) or `trained` (`model.vocab_size` pieces, made from the phrases of the training
+    data). By default that of the run in `init_from` if it has one, else `shipped`. Released weights
+    speak the pieces of LLaMA's `tokenizer.model` and no others. A run keeps a copy."""
+
+
+RecipeConfig = Annotated[TapPretrainConfig | TapCaptionConfig, Field(discriminator="type")]

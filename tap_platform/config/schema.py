@@ -26,6 +26,7 @@ def job_schema() -> dict[str, Any]:
         "enum": list(PRESETS),
         "description": "Known set of sizes that the other keys change.",
     }
-    data = schema["properties"]["data"]
-    data["anyOf"] = data.pop("oneOf")
+    for name in ("data", "recipe"):
+        section = schema["properties"][name]
+        section["anyOf"] = section.pop("oneOf")
     return schema

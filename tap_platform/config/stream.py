@@ -39,6 +39,10 @@ class StreamConfig(Section):
     """Regions with fewer pixels left in the frame are not drawn."""
     jitter: ScaleJitterConfig = ScaleJitterConfig()
     """Scale jitter of training images; evaluation uses none."""
+    phrases: Literal["own", "category"] = "own"
+    """What describes a region in words. `own`: the phrases of its annotation; a region without any
+    teaches no caption. `category`: the name of its category, a weak caption, where it has no
+    phrases."""
     reader_tasks: int = Field(1, ge=0)
     """Ray Data tasks that read ahead (and decode, with `decode: ray`) for one worker, one CPU each;
     0 reads in the worker itself."""
