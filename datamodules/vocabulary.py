@@ -90,8 +90,11 @@ class Vocabulary:
         except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(
                 f"{path} holds no vocabulary ({error}). Expected a safetensors file with the "
-                "tensor `embeddings` and the metadata `names`; make the data set anew to write one."
+                "tensor `embeddings` and the metadata `names`; make the data set anew to write "
+                "one, or name another file (the key `vocabulary`)."
             ) from error
+        if not names:
+            raise ValueError(f"{path} names no concept: a vocabulary holds one at least.")
         if embeddings.ndim != 2 or len(embeddings) != len(names):
             raise ValueError(
                 f"{path}: {len(names)} names, but embeddings of shape {embeddings.shape}; "

@@ -2,9 +2,10 @@
 
 What condemns a sample (`BadSampleError`): an image or annotation that cannot be read, sizes that
 disagree, priors of the wrong shape or type, and, among the regions met until enough are drawn, a
-corrupt mask or prior: then nothing else that the sample says can be trusted. What only costs a
-region: an empty mask, or a box without area or outside the image; such regions are left out and
-counted. Regions of which too little is visible after the crop are passed over, which is no fault.
+corrupt mask or prior or phrases that are no texts: then nothing else that the sample says can be
+trusted. What only costs a region: an empty mask, or a box without area or outside the image; such
+regions are left out and counted, and so are blank and endless phrases. Regions of which too little
+is visible after the crop are passed over, which is no fault.
 
 Regions that are not met are not read, whatever they hold: which ones are met depends on the seed
 alone, so a sample is condemned, or not, at the same places of the order in every run.
@@ -19,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.decoding.phrases import read_phrases
 from datamodules.decoding.pictures import PAD_COLOUR, decode_picture, picture_size
 from datamodules.decoding.placement import Placement, affine_of, draw_placement, place
 from datamodules.decoding.rasterize import Rasterizer
@@ -82,8 +84,12 @@ class DecodedSample:
     """`[m]`: whether the row of `priors` is not all zero; no embedding is."""
     concepts: NDArray[np.int64]
     """`[m]`: the category's number in the vocabulary, -1 if it has none."""
+    phrases: list[tuple[str, ...]]
+    """m entries: what is said of each region, one line a phrase; empty where nothing is."""
     dropped_regions: int
     """Faulty regions that were met and left out."""
+    dropped_phrases: int
+    """Blank or endless phrases of the m regions, which were left out."""
 
 
 def decode_sample(
@@ -102,7 +108,7 @@ def decode_sample(
     Args:
         raw: the sample's bytes.
         seed: its seed; every draw comes from it.
-        config: regions to draw, and the scale jitter.
+        config: regions to draw, the scale jitter, and what counts as a phrase.
         frame: the model's shapes.
         concepts: the vocabulary: number of each name.
         training: whether the scale is jittered; if not, the long side is the frame's.
@@ -147,6 +153,7 @@ def _decode(
     drawn = _draw_regions(record, order, rasterizer, config, masks)
     regions = [record.regions[number] for number in drawn.numbers]
     rows = _rows(priors, drawn.numbers, frame.concept_dim)
+    phrases = read_phrases(regions, config.phrases)
     canvas = np.empty((frame.size, frame.size, 3), np.uint8) if pixels is None else pixels
     return DecodedSample(
         key=raw.key,
@@ -159,7 +166,9 @@ def _decode(
         priors=rows,
         has_prior=np.asarray(rows.any(axis=1)),
         concepts=np.array([_concept(region, concepts) for region in regions], np.int64),
+        phrases=phrases.of_regions,
         dropped_regions=drawn.dropped,
+        dropped_phrases=phrases.dropped,
     )
 
 
@@ -176,7 +185,9 @@ def blank_sample(frame: Frame, seed: int = 0) -> DecodedSample:
         priors=np.zeros((0, frame.concept_dim), np.float32),
         has_prior=np.zeros(0, bool),
         concepts=np.zeros(0, np.int64),
+        phrases=[],
         dropped_regions=0,
+        dropped_phrases=0,
     )
 
 

@@ -73,7 +73,7 @@ _MEANINGS = {
     Kind.MEMBER_ORDER: "members apart, or not image, json, priors",
     Kind.DUPLICATE_KEY: "a key that is there twice",
     Kind.SCHEMA: "KEY.json breaks the schema, but is read",
-    Kind.PHRASE: "a phrase that is no text",
+    Kind.PHRASE: "a blank or too long phrase: it is left out",
     Kind.EMPTY_REGION: "an empty mask or box: the region is dropped",
     Kind.AREA: "the area is not the mask's",
     Kind.BOX: "the box is not the mask's",

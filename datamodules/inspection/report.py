@@ -68,8 +68,8 @@ def _rows(groups: Sequence[Sequence[PartCounts]]) -> list[tuple[str, list[str]]]
         (f"  {kind}", [decimal(sum(part.member_bytes[kind] for part in each)) for each in groups])
         for kind in ("images", "annotations", "priors")
     ]
-    names = ["regions", "with masks", "with category", "with phrases", "with priors", "phrases"]
-    for name in names:
+    regions = ["regions", "with masks", "with category", "with phrases", "with priors"]
+    for name in [*regions, "phrases", "phrases left out"]:
         label = f"  {name}" if name.startswith("with") else name
         rows.append((label, [_estimated(name, parts) for parts in groups]))
     return rows

@@ -22,10 +22,11 @@ from datamodules.decoding.decode import (
     decode_sample,
     stated_boxes,
 )
+from datamodules.decoding.phrases import read_phrases
 from datamodules.decoding.pictures import picture_size
 from datamodules.decoding.run_lengths import run_lengths
 from datamodules.inspection.findings import Kind
-from datamodules.shards.annotation_schema import schema_faults
+from datamodules.shards.annotation_schema import BLANK, TOO_LONG, schema_faults
 from datamodules.shards.records import (
     AnnotationRecord,
     BadSample,
@@ -107,7 +108,8 @@ def _remarks(raw: RawSample, rules: Rules) -> Iterator[Remark]:
         yield Remark(Kind.ANNOTATION, None, str(error))
         return
     for fault in schema_faults(raw.annotation)[:_FAULTS]:
-        kind = Kind.PHRASE if ".phrases" in fault.field else Kind.SCHEMA
+        left_out = ".phrases[" in fault.field and fault.message in (BLANK, TOO_LONG)
+        kind = Kind.PHRASE if left_out else Kind.SCHEMA
         yield Remark(kind, fault.region, f"{fault.field}: {fault.message}")
     kind = Kind.IMAGE
     try:
@@ -129,7 +131,7 @@ def _remarks(raw: RawSample, rules: Rules) -> Iterator[Remark]:
 def _region_faults(
     region: Any, record: AnnotationRecord, rules: Rules
 ) -> Iterator[tuple[Kind, str]]:
-    """What is wrong with a region's box, mask and name."""
+    """What is wrong with a region's box, mask, name and phrases."""
     try:
         box = stated_boxes([region])
     except ValueError as error:
@@ -141,6 +143,10 @@ def _region_faults(
     name = region.get("category")
     if rules.concepts is not None and isinstance(name, str) and name not in rules.concepts:
         yield Kind.CATEGORY, f"{name!r} is not in the vocabulary"
+    try:
+        read_phrases([region], "own")
+    except ValueError as error:
+        yield Kind.ANNOTATION, str(error)
     if region.get("segmentation") is None:
         return
     try:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from datamodules.decoding.phrases import usable_phrases
 from datamodules.inspection.data_set import Part, Place, place_of, spread
 from datamodules.inspection.histogram import (
     Histogram,
@@ -47,7 +48,8 @@ class PartCounts:
     unreadable: int = 0
     """Those among them that cannot be."""
     regions: Counter[str] = field(default_factory=Counter)
-    """`regions`, those `with masks`, `with category`, `with phrases`, `with priors`; `phrases`."""
+    """`regions`, those `with masks`, `with category`, `with phrases`, `with priors`; `phrases` that
+    are usable, and `phrases left out` because they are blank or endless."""
 
     @property
     def scale(self) -> float:
@@ -208,16 +210,19 @@ def _add(
     statistics: Statistics, part: PartCounts, annotation: Annotation, *, has_priors: bool
 ) -> None:
     regions = annotation.regions
-    phrases = [str(phrase) for region in regions for phrase in region.phrases]
+    stated = sum(len(region.phrases) for region in regions)
+    usable = [usable_phrases(region.phrases) for region in regions]
+    phrases = [phrase for of_region in usable for phrase in of_region]
     names = [region.category for region in regions if region.category is not None]
     part.regions.update(
         {
             "regions": len(regions),
             "with masks": sum(region.segmentation is not None for region in regions),
             "with category": len(names),
-            "with phrases": sum(bool(region.phrases) for region in regions),
+            "with phrases": sum(map(bool, usable)),
             "with priors": len(regions) if has_priors else 0,
             "phrases": len(phrases),
+            "phrases left out": stated - len(phrases),
         }
     )
     pixels = annotation.width * annotation.height

@@ -12,8 +12,17 @@ from typing import Annotated, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints, ValidationError
 
+from datamodules.shards.records import MAX_PHRASE_CHARACTERS
+
 Text = Annotated[str, StringConstraints(pattern=r"\S")]
 """Text that holds more than blanks."""
+Phrase = Annotated[str, StringConstraints(pattern=r"\S", max_length=MAX_PHRASE_CHARACTERS)]
+"""What is said of a region; others are left out when they are read."""
+
+
+BLANK, TOO_LONG = "is blank", f"has more than {MAX_PHRASE_CHARACTERS} characters"
+"""Faults that make a phrase be left out; any other one of phrases condemns the sample."""
+_TOLD = {"string_pattern_mismatch": BLANK, "string_too_long": TOO_LONG}
 
 
 class _Strict(BaseModel):
@@ -53,7 +62,7 @@ class RegionFields(_Strict):
     """SA-1B's own is an estimate, and may lie a little above 1."""
     stability_score: FiniteFloat = Field(1.0, ge=0, le=1)
     category: Text | None = None
-    phrases: list[Text] = []
+    phrases: list[Phrase] = []
 
 
 class AnnotationFile(_Strict):
@@ -79,14 +88,14 @@ def schema_faults(annotation: bytes) -> list[SchemaFault]:
         AnnotationFile.model_validate_json(annotation)
     except ValidationError as error:
         return [
-            _fault(each["loc"], each["msg"])
+            _fault(each["loc"], each["type"], each["msg"])
             for each in error.errors(include_url=False, include_context=False, include_input=False)
         ]
     return []
 
 
-def _fault(place: tuple[int | str, ...], message: str) -> SchemaFault:
+def _fault(place: tuple[int | str, ...], kind: str, message: str) -> SchemaFault:
     region = place[1] if place[:1] == ("annotations",) and len(place) > 1 else None
     field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
-    told = "is blank" if "pattern" in message else message[:1].lower() + message[1:]
+    told = _TOLD.get(kind, message[:1].lower() + message[1:])
     return SchemaFault(region if isinstance(region, int) else None, field[1:], told)

@@ -87,6 +87,19 @@ class ShardReader:
             name, members.key, found["image"], found["annotation"], found.get("priors")
         )
 
+    def read_annotation(self, shard: int, number: int) -> bytes | BadSample:
+        """Read the annotation alone of sample `number` of shard number `shard`.
+
+        Raises:
+            StoreError: as `read`.
+        """
+        members = self._index.members(shard, number)
+        try:
+            tar, _ = self._open(shard)
+            return _read(tar, "the shard", {"annotation": members.annotation})["annotation"]
+        except _UnreadableError as error:
+            return BadSample(self._index.names[shard], members.key, str(error))
+
     def _open(self, shard: int) -> tuple[_Tar, _Tar]:
         """The tars of a shard and of its priors, which may be the same."""
         with self._lock:

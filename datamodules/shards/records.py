@@ -21,6 +21,9 @@ MAX_ANNOTATION_BYTES = 16 * 2**20
 """More is taken for a JSON bomb: parsed, it may take 30 times the memory."""
 MAX_REGIONS = 10_000
 """Images with more regions are taken for a fault of their source."""
+MAX_PHRASE_CHARACTERS = 1000
+"""A longer phrase is no description of a region, and is left out; the longest of Visual Genome are
+a few hundred."""
 _NPY_HEADER = re.compile(
     rb"\x93NUMPY\x01\x00..\{'descr': '([^']{1,20})', 'fortran_order': False,"
     rb" 'shape': \((\d{1,18}), (\d{1,18})\), *\} *\n",
@@ -194,8 +197,8 @@ def _region_from_json(record: dict[str, Any]) -> Region:
     category, phrases = record.get("category"), record.get("phrases", [])
     if not (category is None or isinstance(category, str)):
         raise TypeError("a category is not text")
-    if not isinstance(phrases, list):
-        raise TypeError("phrases are not a list")
+    if not (isinstance(phrases, list) and all(isinstance(each, str) for each in phrases)):
+        raise TypeError("phrases are not a list of texts")
     return Region(
         segmentation=record.get("segmentation"),
         box=(left, top, width, height),

@@ -14,7 +14,7 @@ from torch import Tensor
 from datamodules.decoding.decode import DecodedSample
 from datamodules.order.plan import Position
 from datamodules.stream.quarantine import NOTHING_COUNTED, SampleCounts
-from datamodules.stream.slots import DecodedGroup
+from datamodules.stream.slots import NO_STEP, DecodedGroup, StepTotals
 
 
 @dataclass(slots=True)
@@ -49,11 +49,16 @@ class RegionBatch:
     """int64 `[B, 2]`: height and width of the picture inside the frame, in pixels."""
     keys: list[str]
     """Keys of the samples."""
+    phrases: list[tuple[str, ...]]
+    """M entries: what people say of each region; empty where nothing is known, as of the
+    placeholder."""
     position: Position
     """Where a run that has consumed this batch goes on."""
     step_regions: int = 0
     """Regions of this rank in the whole optimizer step, over its micro-batches; 0 where no step is
     taken. A loss that is divided by it weighs every region alike."""
+    step_phrased: int = 0
+    """Those among them that have at least one phrase."""
     counts: SampleCounts = NOTHING_COUNTED
     """What became of the samples that this batch was to be made of."""
 
@@ -78,7 +83,7 @@ def collate(
     position: Position,
     pixels: NDArray[np.uint8] | None = None,
     masks: NDArray[np.bool_] | None = None,
-    step_regions: int = 0,
+    totals: StepTotals = NO_STEP,
     counts: SampleCounts | None = None,
 ) -> RegionBatch:
     """Join samples of one frame size to a batch.
@@ -89,7 +94,7 @@ def collate(
         pixels: the buffer `[B, S, S, 3]` that the samples were decoded into, to be used without a
             copy; None copies each sample's own pixels.
         masks: the same for masks, `[M, R, R]`.
-        step_regions: regions of this rank in the whole optimizer step.
+        totals: what this rank holds in the whole optimizer step.
         counts: what became of the samples, the bad ones too; None where all are good.
     """
     frames = np.stack([sample.pixels for sample in samples]) if pixels is None else pixels
@@ -107,8 +112,10 @@ def collate(
         seeds=torch.tensor([sample.seed for sample in samples], dtype=torch.int64),
         sizes=torch.tensor([sample.size for sample in samples], dtype=torch.int64),
         keys=[sample.key for sample in samples],
+        phrases=[phrases for sample in samples for phrases in sample.phrases],
         position=position,
-        step_regions=step_regions,
+        step_regions=totals.regions,
+        step_phrased=totals.phrased,
         counts=SampleCounts.of(samples) if counts is None else counts,
     )
     return batch if sum(regions) else _with_placeholder(batch)
@@ -118,7 +125,7 @@ def collate_group(
     group: DecodedGroup,
     position: Position,
     stand_in: DecodedSample | None,
-    step_regions: int = 0,
+    totals: StepTotals = NO_STEP,
 ) -> RegionBatch:
     """Join a group that was decoded into slots: no picture and no mask is copied, only moved.
 
@@ -126,13 +133,13 @@ def collate_group(
         group: the samples; it is spent.
         position: where a run that has consumed this batch goes on.
         stand_in: a sample without regions, for a group that has no good one.
-        step_regions: regions of this rank in the whole optimizer step.
+        totals: what this rank holds in the whole optimizer step.
     """
     counts = SampleCounts.of(group.results)
     if stand_in is not None and not group.good:
-        return collate([stand_in], position, step_regions=step_regions, counts=counts)
+        return collate([stand_in], position, totals=totals, counts=counts)
     pixels, masks = group.close_gaps()
-    return collate(group.good, position, pixels, masks, step_regions, counts)
+    return collate(group.good, position, pixels, masks, totals, counts)
 
 
 def _join(arrays: Sequence[NDArray[np.generic]]) -> Tensor:
@@ -152,4 +159,5 @@ def _with_placeholder(batch: RegionBatch) -> RegionBatch:
         has_prior=torch.zeros(1, dtype=torch.bool),
         concepts=torch.full((1,), -1),
         weights=torch.zeros(1),
+        phrases=[()],
     )

@@ -1,8 +1,8 @@
 """A decoded sample as one buffer, to travel from the node that decoded it to a worker.
 
 Of the frame only the picture travels, without the padding; masks are packed to bits, and priors to
-float16 where that loses nothing, as where they come from a teacher. What is unpacked equals what
-was packed, bit for bit.
+float16 where that loses nothing, as where they come from a teacher; phrases become JSON. What is
+unpacked equals what was packed, bit for bit.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from datamodules.decoding.decode import DecodedSample, Frame
@@ -41,6 +42,8 @@ class _Header(NamedTuple):
     dropped_regions: int
     prior_bytes: int
     """Bytes of one number of the priors: 2 or 4."""
+    phrase_bytes: int
+    dropped_phrases: int
 
 
 def pack(sample: DecodedSample) -> bytes:
@@ -48,8 +51,16 @@ def pack(sample: DecodedSample) -> bytes:
     height, width = sample.size
     half = sample.priors.astype(np.float16)
     priors = half if np.array_equal(half, sample.priors) else sample.priors
+    phrases = orjson.dumps(sample.phrases)
     header = _Header(
-        sample.seed, height, width, len(sample.masks), sample.dropped_regions, priors.itemsize
+        seed=sample.seed,
+        height=height,
+        width=width,
+        regions=len(sample.masks),
+        dropped_regions=sample.dropped_regions,
+        prior_bytes=priors.itemsize,
+        phrase_bytes=len(phrases),
+        dropped_phrases=sample.dropped_phrases,
     )
     parts: list[NDArray[Any]] = [
         np.array(header, np.int64),
@@ -60,6 +71,7 @@ def pack(sample: DecodedSample) -> bytes:
         sample.concepts,
         sample.has_mask,
         sample.has_prior,
+        np.frombuffer(phrases, np.uint8),
     ]
     pieces = [np.ascontiguousarray(part).reshape(-1).view(np.uint8) for part in parts]
     return b"".join(each for piece in pieces for each in (piece.data, _padding(len(piece))))
@@ -109,6 +121,9 @@ def unpack(
     _spread_bits(parts.take(np.uint8, -(-count * cells * cells // 8)), masks[:count])
     boxes = parts.take(np.float32, count, 4)
     priors = parts.take(np.float16 if header.prior_bytes == 2 else np.float32, count, width)
+    concepts = parts.take(np.int64, count)
+    has_mask, has_prior = parts.take(np.bool_, count), parts.take(np.bool_, count)
+    said = parts.take(np.uint8, header.phrase_bytes)
     return DecodedSample(
         key=packed.key,
         seed=header.seed,
@@ -117,10 +132,12 @@ def unpack(
         masks=masks[:count],
         boxes=boxes,
         priors=priors.astype(np.float32),
-        concepts=parts.take(np.int64, count),
-        has_mask=parts.take(np.bool_, count),
-        has_prior=parts.take(np.bool_, count),
+        concepts=concepts,
+        has_mask=has_mask,
+        has_prior=has_prior,
+        phrases=[tuple(each) for each in orjson.loads(said.data)],
         dropped_regions=header.dropped_regions,
+        dropped_phrases=header.dropped_phrases,
     )
 
 

@@ -26,14 +26,20 @@ class SampleCounts(NamedTuple):
     """The bad ones."""
     regions_dropped: int = 0
     """Faulty regions of good samples, which were left out."""
+    phrases_dropped: int = 0
+    """Blank or endless phrases of the regions that were drawn, which were left out."""
 
     @classmethod
     def of(cls, results: Iterable[DecodedSample | BadSample]) -> SampleCounts:
         """Count some samples."""
         counted = list(results)
         good = [result for result in counted if isinstance(result, DecodedSample)]
-        dropped = sum(sample.dropped_regions for sample in good)
-        return cls(len(counted), len(counted) - len(good), dropped)
+        return cls(
+            len(counted),
+            len(counted) - len(good),
+            sum(sample.dropped_regions for sample in good),
+            sum(sample.dropped_phrases for sample in good),
+        )
 
 
 NOTHING_COUNTED = SampleCounts()

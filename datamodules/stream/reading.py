@@ -32,13 +32,13 @@ def read_here(index: SampleIndex, samples: Iterable[PlannedSample]) -> Iterator[
         def read(planned: PlannedSample) -> SeededSample:
             return SeededSample(planned.seed, reader.read(planned.shard, planned.number))
 
-        if _is_remote(index):
+        if is_remote(index):
             yield from in_order(read, samples, REMOTE_READS, REMOTE_READS, "read")
         else:
             yield from map(read, samples)
 
 
-def _is_remote(index: SampleIndex) -> bool:
+def is_remote(index: SampleIndex) -> bool:
     """Whether a set, or the priors of one, lies in an object store; its first shard tells."""
     sets = index.indexes if isinstance(index, JoinedIndex) else (index,)
     places = [place for each in sets if len(each) for place in (each.path(0), each.priors_path(0))]

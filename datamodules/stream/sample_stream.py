@@ -15,7 +15,7 @@ from datamodules.order.plan import Plan, PlannedSample, Position
 from datamodules.shards.index import SampleIndex
 from datamodules.stream.decoder import Decoder
 from datamodules.stream.reading import SeededSample, read_here
-from datamodules.stream.slots import DecodedGroup
+from datamodules.stream.slots import DecodedGroup, StepTotals
 
 if TYPE_CHECKING:
     from datamodules.stream.batch import RegionBatch
@@ -28,10 +28,10 @@ class TrainingStream:
     regions, so that every rank takes equally many steps: the first good one of the step, or else
     a blank frame; what it is depends on the step alone, not on where the run was resumed.
 
-    The loss needs the number of regions in the whole step, and that is known only when the last of
-    its samples is decoded, for a sample may turn out bad. So a rank holds a step decoded, 3 S^2
-    bytes of pixels and R^2 bytes of each mask for each of its images: 7 MB at S = 1024, R = 256
-    and 64 regions.
+    The loss needs the number of regions in the whole step, and of those with phrases, and that is
+    known only when the last of its samples is decoded, for a sample may turn out bad. So a rank
+    holds a step decoded, 3 S^2 bytes of pixels and R^2 bytes of each mask for each of its images:
+    7 MB at S = 1024, R = 256 and 64 regions.
     """
 
     def __init__(
@@ -62,15 +62,15 @@ class TrainingStream:
                 yield from self._micro_batches(step, list(islice(groups, self.accumulation)))
 
     def _micro_batches(self, step: int, groups: list[DecodedGroup]) -> Iterator[RegionBatch]:
-        """One step, decoded as a whole: each micro-batch tells the regions of all of them."""
+        """One step, decoded as a whole: each micro-batch tells the totals of all of them."""
         from datamodules.stream.batch import collate_group
 
-        regions = sum(group.regions for group in groups)
+        totals = StepTotals.of(groups)
         stand_in = _stand_in(groups, self.decoder.frame)
         while groups:
             group = groups.pop(0)
             position = self.plan.position(step if groups else step + 1)
-            yield collate_group(group, position, stand_in, regions)
+            yield collate_group(group, position, stand_in, totals)
 
     def _samples(self) -> Iterator[SeededSample]:
         config = self.decoder.config
@@ -111,7 +111,9 @@ def _stand_in(groups: Sequence[DecodedGroup], frame: Frame) -> DecodedSample | N
         priors=good.priors[:0],
         has_prior=good.has_prior[:0],
         concepts=good.concepts[:0],
+        phrases=[],
         dropped_regions=0,
+        dropped_phrases=0,
     )
 
 

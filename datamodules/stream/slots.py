@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +51,11 @@ class DecodedGroup:
         """Regions of the good samples."""
         return sum(len(sample.masks) for sample in self.good)
 
+    @property
+    def phrased(self) -> int:
+        """Regions of the good samples that have a phrase."""
+        return sum(bool(phrases) for sample in self.good for phrases in sample.phrases)
+
     def close_gaps(self) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """Move what was decoded together; call it once.
 
@@ -72,3 +78,20 @@ class DecodedGroup:
                 rows[region : region + count] = rows[start : start + count]
             image, region = image + 1, region + count
         return pixels[:image], rows[:region]
+
+
+class StepTotals(NamedTuple):
+    """What all micro-batches of one rank's optimizer step hold together."""
+
+    regions: int = 0
+    phrased: int = 0
+    """Regions with at least one phrase."""
+
+    @classmethod
+    def of(cls, groups: Sequence[DecodedGroup]) -> Self:
+        """Count a whole step."""
+        return cls(sum(group.regions for group in groups), sum(group.phrased for group in groups))
+
+
+NO_STEP = StepTotals()
+"""Where no step is taken."""

@@ -6,15 +6,12 @@ from contextlib import nullcontext
 
 from rich.console import Console
 
-from datamodules.inspection.data_set import Part
-from datamodules.inspection.statistics import gather
 from datamodules.shards.provenance import CARD_NAME
 from datamodules.storage import exists
 from tap_platform.config.data import DataConfig, MixtureSource, ScenesSource, ShardSource
 from tap_platform.config.job import JobConfig
 from tap_platform.launch.count_bar import Show, count_bar
 from tap_platform.launch.data_sets import (
-    DataSet,
     data_folder,
     data_sets,
     held_out_index,
@@ -22,9 +19,7 @@ from tap_platform.launch.data_sets import (
     training_plan,
     vocabulary_of,
 )
-
-LOOKED_AT = 32
-"""Samples of a data set that tell whether there is anything to learn from."""
+from tap_platform.launch.targets import check_targets
 
 
 def prepare_data(
@@ -68,16 +63,19 @@ def _make(source: DataConfig, dim: int, show: Show, mend: bool) -> str:
     return f"{report.sentence()}, in {folder}" if is_new or mend else ""
 
 
-def check_data(job: JobConfig) -> None:
+def check_data(job: JobConfig, console: Console | None = None) -> None:
     """Refuse data that the job cannot train on, before anything is scheduled.
+
+    Args:
+        job: the whole job.
+        console: where to tell what is no fault, but good to know.
 
     Raises:
         ValueError: if shards, index or vocabulary are missing, the set is empty or too small for
             the batch, the workers cannot share it, the concept space has another width, the sets of
-            a mixture do not fit together, or one has neither masks nor priors to learn from.
+            a mixture do not fit together, or they do not hold what the recipe learns.
     """
-    for each in data_sets(job.data):
-        _check_targets(each)
+    check_targets(job, console or Console())
     plan = training_plan(job, training_index(job.data))
     plan.check_world_size(job.scale.workers)
     folders = [each.folder for each in data_sets(job.data)]
@@ -90,17 +88,4 @@ def check_data(job: JobConfig) -> None:
             f"{', '.join(map(str, folders))}: priors and concepts of width {width}, the model's"
             f" concept_dim is {job.model.concept_dim}: make the data set anew, or set"
             f" model.concept_dim={width}"
-        )
-
-
-def _check_targets(data_set: DataSet) -> None:
-    """Refuse regions that teach nothing: boxes and phrases alone, as in Visual Genome."""
-    index = data_set.index("train")
-    place = Part("train", data_set.folder / "train", "train", index)
-    (found,) = gather(str(data_set.folder), [place], samples=LOOKED_AT).parts
-    if found.regions["regions"] and not (found.samples_with_priors or found.regions["with masks"]):
-        raise ValueError(
-            f"{data_set.folder}: its regions have neither masks nor concept priors, so that there"
-            f" is nothing to learn from: make priors (tap data priors {data_set.folder} --teacher"
-            " MODEL), and give their folder (data.priors)"
         )

@@ -98,6 +98,8 @@ def test_every_way_gives_the_same_batches_and_the_same_quarantine(streams, monke
     assert found == quarantined(local_run)
     assert len(found) >= 3
     assert sum(batch.counts.samples_seen for batch in expected) == 44
+    assert any(batch.step_phrased for batch in expected)
+    assert len({phrases for batch in expected for phrases in batch.phrases}) > 20
     assert sum(batch.counts.samples_quarantined for batch in expected) == len(found)
 
 

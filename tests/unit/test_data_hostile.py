@@ -79,7 +79,6 @@ class TestAnnotations:
             {"category": []},
             {"category": {"dog": 1}},
             {"category": 3},
-            {"phrases": {"a": [None]}},
             {"area": "large"},
             {"predicted_iou": None},
         ],

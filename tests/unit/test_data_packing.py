@@ -62,6 +62,13 @@ def test_samples_without_regions_or_priors_are_packed():
         assert_equal(unpack(PackedSample("s", "a", pack(decoded)), FRAME), decoded)
 
 
+def test_phrases_of_any_script_travel():
+    said = ["a 🐕 on 'grass'", 'the "left" one', "كلب بني", "\x7f", ""]
+    decoded = dataclasses.replace(decode(sample()), phrases=[tuple(said), ()], dropped_phrases=3)
+    packed = PackedSample("s", "a", memoryview(pack(decoded)))
+    assert_equal(unpack(packed, FRAME), decoded)
+
+
 def test_priors_that_float16_cannot_hold_travel_whole():
     decoded = decode(sample())
     exact = dataclasses.replace(decoded, priors=decoded.priors + np.float32(1e-5))

@@ -36,7 +36,7 @@ def data(tmp_path):
     root = tmp_path / "data"
     with ShardWriter(root / "train", 4) as writer:
         for number in range(6):
-            regions = [cat(["one", "a small cat"])] * number
+            regions = [cat(["one", " \n", "a small cat"])] * number
             writer.write(sample(f"key{number}", regions, seed=number))
     with ShardWriter(root / "val", 4) as writer:
         made = sample("held", [unnamed()])
@@ -62,6 +62,7 @@ def test_everything_is_counted(data):
         "with phrases": 15,
         "with priors": 15,
         "phrases": 30,
+        "phrases left out": 15,
     }
     assert val.regions["with category"] == val.regions["with priors"] == 0
     assert dict(statistics.regions.rows()) == {"0": 1, "1": 2, "2-3": 2, "4-7": 2}

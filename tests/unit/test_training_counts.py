@@ -71,16 +71,14 @@ def test_workers_are_added_up():
     trainer = SimpleNamespace(global_step=0, strategy=strategy)
     callback = CountSamples(log_every=2)
     callback.on_train_start(trainer, module)
-    batch = SimpleNamespace(counts=SampleCounts(5, 2, 1))
+    batch = SimpleNamespace(counts=SampleCounts(5, 2, 1, 4))
     for step in (0, 1, 1, 2, 2, 3):  # the first micro-batch of a step comes at the step before
         trainer.global_step = step
         callback.on_train_batch_end(trainer, module, None, batch, 0)
-    assert logged == [{"samples_seen": 60, "samples_quarantined": 24, "regions_dropped": 12}]
+    assert logged == [SampleCounts(60, 24, 12, 48)._asdict()]
     state = {}
     callback.on_save_checkpoint(trainer, module, state)
-    assert state == {
-        "sample_counts": {"samples_seen": 90, "samples_quarantined": 36, "regions_dropped": 18}
-    }
+    assert state == {"sample_counts": SampleCounts(90, 36, 18, 72)._asdict()}
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ STATE = "sample_counts"
 
 
 class CountSamples(Callback):
-    """Record `samples_seen`, `samples_quarantined` and `regions_dropped`, over all workers.
+    """Record the fields of `SampleCounts`, over all workers.
 
     They count what was trained on, not what was read ahead, from the first step of the run: the
     totals lie in every checkpoint, so that a run that was killed counts nothing twice.
