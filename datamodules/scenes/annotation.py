@@ -19,6 +19,7 @@ from datamodules.scenes.layout import (
     Mask,
     draw_layout,
 )
+from datamodules.scenes.outlines import SHAPES
 from datamodules.scenes.painting import paint
 from datamodules.scenes.phrases import part_phrases, scene_phrases, visible_box
 from datamodules.shards.records import Region, Sample
@@ -46,7 +47,13 @@ class Piece(NamedTuple):
 
 
 def make_sample(
-    scene_seed: int, split: str, number: int, scene_size: int, dim: int, smallest: float = 0.06
+    scene_seed: int,
+    split: str,
+    number: int,
+    scene_size: int,
+    dim: int,
+    smallest: float = 0.06,
+    shapes: int = len(SHAPES),
 ) -> Sample:
     """One scene, a pure function of its arguments.
 
@@ -57,12 +64,14 @@ def make_sample(
         scene_size: Long side in pixels.
         dim: Width of the concept space.
         smallest: Smallest diameter of an object, as a share of the long side.
+        shapes: How many shapes there are: the first ones of `SHAPES`.
 
     Returns:
         A JPEG with one region for every object and every part that stays visible; the masks of
         objects never overlap, a part lies within its whole. Priors are `[regions, dim]` float16.
     """
-    layout = draw_layout(scene_size, smallest, _stream(scene_seed, split, number, LAYOUT))
+    draws = _stream(scene_seed, split, number, LAYOUT)
+    layout = draw_layout(scene_size, smallest, draws, shapes)
     pixels = paint(layout, _stream(scene_seed, split, number, PAINT))
     pieces = scene_pieces(layout, _stream(scene_seed, split, number, PHRASES))
     priors = oracle_priors(pieces, scene_size, dim, _stream(scene_seed, split, number, PRIORS))

@@ -47,6 +47,12 @@ CONCEPTS: tuple[str, ...] = tuple(f"{colour} {shape}" for colour in COLOURS for 
 """Every concept that a scene can hold: a colour and a shape."""
 
 
+def concepts_of(shapes: int) -> tuple[str, ...]:
+    """The concepts of scenes with only the first so many shapes, in the order of `CONCEPTS`."""
+    kept = list(SHAPES)[:shapes]
+    return tuple(f"{colour} {shape}" for colour in COLOURS for shape in kept)
+
+
 def draw_tones(colour: str, rng: np.random.Generator) -> tuple[Tone, Tone]:
     """The main and the second tone of an object: two RGB triples in 0 to 1."""
     hue, saturation, value, accent = COLOURS[colour]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from datamodules.scenes.annotation import SPLITS, make_sample
-from datamodules.scenes.appearance import CONCEPTS
+from datamodules.scenes.appearance import concepts_of
 from datamodules.shards import provenance
 from datamodules.shards.records import Sample
 from datamodules.shards.writer import ShardWriter
@@ -56,17 +56,18 @@ def make_scenes(
                     done += 1
                     if progress is not None:
                         progress(done, sum(counts.values()))
-        Vocabulary.from_names(CONCEPTS, dim, PRIOR_KIND).save(draft / "vocabulary.safetensors")
+        concepts = concepts_of(config.shapes)
+        Vocabulary.from_names(concepts, dim, PRIOR_KIND).save(draft / "vocabulary.safetensors")
         provenance.write_card(draft, SOURCE, settings, PRIOR_KIND, SPLITS)
     return folder
 
 
 def _make_sample(config: ScenesSource, split: str, number: int, dim: int) -> Sample:
     size, smallest = config.scene_size, config.smallest_object
-    return make_sample(config.scene_seed, split, number, size, dim, smallest)
+    return make_sample(config.scene_seed, split, number, size, dim, smallest, config.shapes)
 
 
 def _settings(config: ScenesSource, dim: int) -> dict[str, float]:
     """What the bytes of the data set depend on."""
-    fields = {"train_scenes", "val_scenes", "scene_size", "scene_seed", "smallest_object"}
+    fields = {"train_scenes", "val_scenes", "scene_size", "scene_seed", "smallest_object", "shapes"}
     return {**config.model_dump(include=fields), "concept_dim": dim, "generator": GENERATOR}

@@ -111,22 +111,26 @@ class Layout:
         return None if part is None else self.visible(index) & self.whole(part)
 
 
-def draw_layout(scene_size: int, smallest: float, rng: np.random.Generator) -> Layout:
+def draw_layout(
+    scene_size: int, smallest: float, rng: np.random.Generator, shapes: int = len(SHAPES)
+) -> Layout:
     """Draw a scene of 3 to 9 objects (fewer where there is no room), small ones mostly in front.
 
     Args:
         scene_size: Long side in pixels; the short side is 62 to 100 % of it.
         smallest: Smallest diameter of an object, as a share of the long side.
         rng: The source of every draw.
+        shapes: How many shapes there are: the first, more frequent ones of `SHAPES`; at least 1.
     """
+    names = list(SHAPES)[:shapes]
     smallest = max(smallest, MIN_DIAMETER / scene_size)
     layout = Layout([], np.full(_draw_frame(scene_size, rng), -1, np.int8))
     sizes = _draw_sizes(int(rng.integers(3, 10)), smallest, rng)
     for size in sizes[np.argsort(-sizes * rng.lognormal(sigma=0.5, size=len(sizes)))]:
-        _add_figure(layout, float(size), smallest, scene_size, rng)
+        _add_figure(layout, float(size), smallest, scene_size, names, rng)
     for figure in layout.figures:
         if rng.random() < PART_CHANCE:
-            figure.part = _draw_part(figure, smallest, scene_size, rng)
+            figure.part = _draw_part(figure, smallest, scene_size, names, rng)
     return layout
 
 
@@ -141,11 +145,16 @@ def _draw_sizes(count: int, smallest: float, rng: np.random.Generator) -> NDArra
 
 
 def _add_figure(
-    layout: Layout, size: float, smallest: float, scene_size: int, rng: np.random.Generator
+    layout: Layout,
+    size: float,
+    smallest: float,
+    scene_size: int,
+    shapes: list[str],
+    rng: np.random.Generator,
 ) -> None:
     """Place a figure where it hides no other too much; a smaller one where there is no room."""
     colour = str(rng.choice(list(COLOURS), p=long_tailed(COLOURS)))
-    shape = str(rng.choice(list(SHAPES), p=long_tailed(SHAPES)))
+    shape = str(rng.choice(shapes, p=long_tailed(shapes)))
     for attempt in range(4):
         fitting = max(size * 0.6**attempt, smallest)
         figure = _draw_figure(shape, colour, fitting, scene_size, rng)
@@ -207,7 +216,11 @@ def _all_visible(figures: Iterable[Figure], owner: NDArray[np.int8]) -> bool:
 
 
 def _draw_part(
-    whole: Figure, smallest: float, scene_size: int, rng: np.random.Generator
+    whole: Figure,
+    smallest: float,
+    scene_size: int,
+    shapes: list[str],
+    rng: np.random.Generator,
 ) -> Figure | None:
     """A badge of another colour somewhere well inside its whole; None where there is no room."""
     depth = -whole.distance
@@ -215,7 +228,8 @@ def _draw_part(
     if 2 * radius < smallest * scene_size:
         return None
     colours = [colour for colour in COLOURS if colour != whole.colour]
-    shape, colour = str(rng.choice(PART_SHAPES)), str(rng.choice(colours))
+    fitting = [shape for shape in PART_SHAPES if shape in shapes]
+    shape, colour = str(rng.choice(fitting)), str(rng.choice(colours))
     part = _draw_figure(shape, colour, 2 * radius / scene_size, scene_size, rng)
     rows, columns = np.nonzero(depth >= radius + 1)
     spot = rng.integers(len(rows))

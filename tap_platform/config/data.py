@@ -52,6 +52,9 @@ class ScenesSource(StreamConfig):
     """Long side of a scene, in pixels."""
     smallest_object: float = Field(0.06, ge=0.01, le=0.5)
     """Smallest diameter of an object, as a share of the long side; the largest is 0.6."""
+    shapes: int = Field(12, ge=1, le=12)
+    """How many shapes objects have, the frequent ones first; with 8 colours each, fewer shapes make
+    fewer concepts, which are learned sooner."""
     scene_seed: int = Field(0, ge=0, lt=2**32)
     """Seed of the scenes themselves."""
 
