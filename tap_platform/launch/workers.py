@@ -37,14 +37,14 @@ def run_workers(job: JobConfig, run: RunDirectory, attempt: int, console: Consol
 
         trainer = _build_trainer(job, run, attempt)
         try:
-            with _own_signals():
+            with own_signals():
                 trainer.fit()
         except TrainingFailedError as error:
             raise RunFailedError(_explain(error, run, attempt)) from None
 
 
 @contextmanager
-def _own_signals() -> Iterator[None]:
+def own_signals() -> Iterator[None]:
     """Let SIGTERM end the block like Ctrl-C, and take both signals back from Ray afterwards.
 
     Ray's own answer to SIGTERM aborts the process; to Ctrl-C it answers after its workers are gone.

@@ -8,7 +8,7 @@ import pytest
 import ray
 
 from tap_platform.config.load import merge, validate_job
-from tap_platform.launch.workers import _own_signals, _use_gpu
+from tap_platform.launch.workers import own_signals, _use_gpu
 
 TREE = {
     "name": "small",
@@ -44,7 +44,7 @@ def test_too_few_gpus_are_refused(monkeypatch, gpus, changes, message):
 
 
 def terminated_while_training():
-    with _own_signals():
+    with own_signals():
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # as Ray Train takes it
         signal.raise_signal(signal.SIGTERM)
 
