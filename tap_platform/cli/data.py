@@ -8,6 +8,7 @@ import click
 
 from tap_platform.cli.imports import convert, imports
 from tap_platform.cli.inspection import inspect, verify
+from tap_platform.cli.label import label
 from tap_platform.cli.options import COUNT, FOLDER, option
 from tap_platform.cli.priors import priors
 from tap_platform.cli.quarantine import quarantine
@@ -24,6 +25,7 @@ data.add_command(verify)
 data.add_command(imports)
 data.add_command(convert)
 data.add_command(quarantine)
+data.add_command(label)
 
 
 @data.command("scenes")

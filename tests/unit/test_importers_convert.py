@@ -183,7 +183,7 @@ def test_broken_samples_are_listed(tmp_path):
     assert report.images["train"] == 1
     assert report.faulty_images == 3
     lines = (tmp_path / "out/quarantine.jsonl").read_text()
-    for words in ("its annotation says 60 x 48", "compressed counts", "the header of the JPEG"):
+    for words in ("its annotation says 48 x 60", "compressed counts", "the header of the JPEG"):
         assert words in lines
     assert lines.count('"file":"train/shard-') == 3
 
