@@ -10,7 +10,8 @@ from tap_platform import __version__
 from tap_platform.cli.concepts import concepts
 from tap_platform.cli.data import data
 from tap_platform.cli.models import app, evaluate, export, predict
-from tap_platform.cli.training import demo, plan, schema, sync, train
+from tap_platform.cli.report import report
+from tap_platform.cli.training import demo, plan, run_stages, schema, sync, train
 from tap_platform.launch.errors import RunFailedError
 
 
@@ -24,7 +25,21 @@ def tap() -> None:
     """
 
 
-for verb in (demo, train, plan, sync, schema, data, evaluate, predict, app, export, concepts):
+for verb in (
+    demo,
+    train,
+    run_stages,
+    plan,
+    sync,
+    report,
+    schema,
+    data,
+    evaluate,
+    predict,
+    app,
+    export,
+    concepts,
+):
     tap.add_command(verb)
 
 
