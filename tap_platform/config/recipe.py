@@ -10,6 +10,9 @@ from tap_platform.config.base import Section
 from tap_platform.config.caption import CaptionConfig
 from tap_platform.config.objective import ObjectiveConfig
 
+SEEING_PARTS = ("image_encoder", "prompt_encoder", "image_decoder")
+TEXT_DECODER = "text_decoder"
+
 
 class TapPretrainConfig(Section):
     """TAP pre-training: masks and concepts from prompts. The text decoder is not trained."""
@@ -23,6 +26,11 @@ class TapPretrainConfig(Section):
     mae_weights: str | None = None
     """Local file of masked-autoencoder ViT weights in timm's format that the image encoder starts
     from (paper: MAE); none starts from scratch."""
+
+    @property
+    def trained_parts(self) -> tuple[str, ...]:
+        """The parts of TAP that learn, by the names of its children; the others rest."""
+        return SEEING_PARTS
 
 
 class TapCaptionConfig(Section):
@@ -44,6 +52,11 @@ class TapCaptionConfig(Section):
     Apache-2.0) or `trained` (`model.vocab_size` pieces, made from the phrases of the training
     data). By default that of the run in `init_from` if it has one, else `shipped`. Released weights
     speak the pieces of LLaMA's `tokenizer.model` and no others. A run keeps a copy."""
+
+    @property
+    def trained_parts(self) -> tuple[str, ...]:
+        """The parts of TAP that learn, by the names of its children; the others rest."""
+        return (TEXT_DECODER,) if self.train == TEXT_DECODER else (*SEEING_PARTS, TEXT_DECODER)
 
 
 RecipeConfig = Annotated[TapPretrainConfig | TapCaptionConfig, Field(discriminator="type")]

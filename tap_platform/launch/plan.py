@@ -16,8 +16,6 @@ from tap_platform.config.job import JobConfig
 from tap_platform.launch.data_sets import DataSet, data_sets
 from tap_platform.launch.parameters import count_parameters
 
-TRAINED_PARTS = ("image_encoder", "prompt_encoder", "image_decoder")
-
 
 class BatchArithmetic(BaseModel):
     """Who computes which part of a global batch."""
@@ -53,6 +51,9 @@ class Plan(BaseModel):
     job: dict[str, Any]
     identity: str
     parameters: dict[str, int]
+    """By the part of the model."""
+    trained_parts: list[str]
+    """The others rest."""
     trained_parameters: int
     batch: BatchArithmetic
     data: list[DataShare]
@@ -65,12 +66,14 @@ def make_plan(job: JobConfig) -> Plan:
         ValueError: if a data set of a mixture has too small a weight.
     """
     parameters = count_parameters(job.model)
+    trained_parts = list(job.recipe.trained_parts)
     training, scale, partitions = job.training, job.scale, job.data.partitions
     return Plan(
         job=job.model_dump(mode="json"),
         identity=job.identity,
         parameters=parameters,
-        trained_parameters=sum(parameters[part] for part in TRAINED_PARTS),
+        trained_parts=trained_parts,
+        trained_parameters=sum(parameters[part] for part in trained_parts),
         batch=BatchArithmetic(
             global_batch=training.global_batch,
             workers=scale.workers,
@@ -116,7 +119,7 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
     table.add_column("count", justify="right")
     table.add_column("trained")
     for part, count in plan.parameters.items():
-        table.add_row(part, f"{count:,}", "yes" if part in TRAINED_PARTS else "no")
+        table.add_row(part, f"{count:,}", "yes" if part in plan.trained_parts else "no")
     table.add_section()
     table.add_row("in all", f"{sum(plan.parameters.values()):,}", f"{plan.trained_parameters:,}")
     console.print(table)

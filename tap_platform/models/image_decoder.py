@@ -31,6 +31,8 @@ class RegionOutput(NamedTuple):
     """Predicted IoU of each mask with the true one, float32 [M, 4]."""
     semantic_tokens: Tensor
     """What the text decoder reads, [M, 4, embed_dim]."""
+    mask_tokens: Tensor
+    """What the masks are made from, [M, 4, embed_dim]; the text decoder may read these instead."""
     concept_embeddings: Tensor
     """Points of the concept space, not normalized, [M, 4, concept_dim]."""
 
@@ -107,6 +109,7 @@ class ImageDecoder(nn.Module):
             masks=self._masks(mask, image, grid),
             iou=self.iou_pred(iou[:, 0]).float(),
             semantic_tokens=semantic,
+            mask_tokens=mask,
             concept_embeddings=self.sem_pred(semantic),
         )
 

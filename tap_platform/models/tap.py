@@ -101,7 +101,7 @@ class Tap(nn.Module):
         """Logits of the next word after each word of a caption.
 
         Args:
-            semantic_tokens: one for each region, [M, C].
+            semantic_tokens: one for each region, [M, C]; mask tokens, if it has learned from these.
             tokens: word ids that start with the begin token, [M, T]; T < text_length.
 
         Returns:

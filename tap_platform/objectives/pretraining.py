@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -81,13 +81,23 @@ class StageLosses(NamedTuple):
     """int64 [M]: which of its four masks a prompt trained."""
 
 
+AnswersT = TypeVar("AnswersT", bound=Answers)
+
+
+class Stage(NamedTuple, Generic[AnswersT]):
+    """One prompt stage: what the model answered, and what that costs."""
+
+    answers: AnswersT
+    losses: StageLosses
+
+
 def two_stages(
-    decode: Callable[[Prompts], Answers],
+    decode: Callable[[Prompts], AnswersT],
     regions: Regions,
     vocabulary: Tensor,
     config: ObjectiveConfig,
     frame: int,
-) -> tuple[StageLosses, StageLosses]:
+) -> tuple[Stage[AnswersT], Stage[AnswersT]]:
     """Prompt the model, prompt it again where it erred, and take the losses of both answers.
 
     Args:
@@ -111,8 +121,9 @@ def two_stages(
         config.prompts,
         frame,
     )
-    second = stage_losses(decode(refined), regions, refined.is_box, vocabulary, config)
-    return first, second
+    again = decode(refined)
+    second = stage_losses(again, regions, refined.is_box, vocabulary, config)
+    return Stage(answers, first), Stage(again, second)
 
 
 def stage_losses(
@@ -173,23 +184,23 @@ def total(
             gradients over workers, pass that sum divided by their number. Zero gives a zero loss.
         config: the weights of the terms, and how stages join.
     """
-    means = [_mean(weighted(losses, config), weights, denominator) for losses in stages]
+    means = [weighted_mean(weighted(losses, config), weights, denominator) for losses in stages]
     joined = torch.stack(means)
     return joined.mean() if config.stage_reduction == "mean" else joined.sum()
+
+
+def weighted_mean(values: Tensor, weights: Tensor, denominator: Tensor) -> Tensor:
+    """The sum of values times weights, [M] each, over a scalar; zero where that is zero."""
+    return (weights * values).sum() / denominator.masked_fill(denominator == 0, 1)
 
 
 def term_means(losses: StageLosses, weights: Tensor, denominator: Tensor) -> dict[str, Tensor]:
     """The mean of every term of one stage, for the log: detached scalars by the term's name."""
     return {
-        name: _mean(values.detach(), weights, denominator)
+        name: weighted_mean(values.detach(), weights, denominator)
         for name, values in losses._asdict().items()
         if name != "routed"
     }
-
-
-def _mean(values: Tensor, weights: Tensor, denominator: Tensor) -> Tensor:
-    """Weighted sum over the denominator; zero where that is zero."""
-    return (weights * values).sum() / denominator.masked_fill(denominator == 0, 1)
 
 
 @torch.no_grad()

@@ -3,6 +3,9 @@
 First each region is cued by a box or by one click inside it. Then points are added: where the first
 prediction is wrong, or, for a share of the images, anywhere in the true region. Every draw is a
 function of its region's or image's seed alone (see `draws`).
+
+Where the model's own masks are to be described, points are drawn inside them instead, as the
+released models of version 1.1 were fine-tuned.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tap_platform.config.objective import PromptConfig
@@ -23,6 +27,7 @@ PAD_COORDINATE = -0.5
 """Where padding points lie; models ignore it."""
 
 _BOX_COIN, _BOX_JITTER, _CLICK, _ADDED_POINTS, _INTERACTIVE_COIN, _ADDED_COUNT = range(6)
+_INNER_POINTS, _INNER_COUNT = 6, 7
 
 
 class Prompts(NamedTuple):
@@ -122,18 +127,49 @@ def refine_prompts(
     interactive = draws.uniform(image_seeds, 1, _INTERACTIVE_COIN) < config.interactive_probability
     count = 1 + (draws.uniform(image_seeds, 1, _ADDED_COUNT) * most).long()
     source = _where_to_point(predicted, masks, interactive[image_index, 0])
-    row_ends = _row_ends(source)
-    area = row_ends[:, -1:]
-    ranks = _distinct_ranks(draws.uniform(seeds, most, _ADDED_POINTS), area, count[image_index])
-    cells = _set_cells(source, row_ends, ranks)
+    uniform = draws.uniform(seeds, most, _ADDED_POINTS)
+    cells, unused = _draw_cells(source, uniform, count[image_index])
     labels = masks[_rows_of(masks), cells[..., 1], cells[..., 0]].long()
-    unused = (torch.arange(most, device=masks.device) >= count[image_index]) | (area == 0)
     added = _padded(grid_to_frame(cells, frame / masks.shape[-1]), labels, unused, prompts.is_box)
     return Prompts(
         torch.cat([prompts.points, added.points], dim=1),
         torch.cat([prompts.labels, added.labels], dim=1),
         prompts.is_box,
     )
+
+
+def inner_prompts(
+    masks: Tensor, boxes: Tensor, seeds: Tensor, config: PromptConfig, frame: int
+) -> Prompts:
+    """Cue each region by 1 to `max_points` points, drawn uniformly inside a mask, without repeats.
+
+    Args:
+        masks: bool [M, R, R], such as the model predicts for the boxes.
+        boxes: float32 [M, 4], xyxy in pixels of the input frame.
+        seeds: int64 [M], one for each region.
+        config: `max_points` is read.
+        frame: side of the input frame, in pixels.
+
+    Returns:
+        Prompts of `1 + max_points` points, padded; where a mask is empty, the box.
+    """
+    most = config.max_points
+    count = 1 + (draws.uniform(seeds, 1, _INNER_COUNT) * most).long()
+    cells, unused = _draw_cells(masks, draws.uniform(seeds, most, _INNER_POINTS), count)
+    clicks = grid_to_frame(cells, frame / masks.shape[-1])
+    click_labels = torch.full_like(unused, FOREGROUND, dtype=torch.int64).masked_fill(unused, PAD)
+    box, is_box = box_prompts(boxes), unused.all(1)
+    points = torch.where(
+        is_box[:, None, None],
+        F.pad(box.points, (0, 0, 0, most - 1)),
+        F.pad(clicks, (0, 0, 0, 1)),
+    )
+    labels = torch.where(
+        is_box[:, None],
+        F.pad(box.labels, (0, most - 1), value=PAD),
+        F.pad(click_labels, (0, 1), value=PAD),
+    )
+    return _padded(points, labels, labels == PAD, is_box)
 
 
 def _jittered(boxes: Tensor, seeds: Tensor, config: PromptConfig) -> Tensor:
@@ -148,6 +184,25 @@ def _where_to_point(predicted: Tensor, masks: Tensor, interactive: Tensor) -> Te
     """The cells to draw from, bool [M, R, R]: the error if it is wanted, or else the true mask."""
     has_error = mask_area(predicted ^ masks) > 0
     return masks ^ (predicted & (interactive & has_error)[:, None, None])
+
+
+def _draw_cells(masks: Tensor, uniform: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """Draw cells of masks, without repeats.
+
+    Args:
+        masks: bool [M, R, R].
+        uniform: [M, K] numbers in [0, 1).
+        count: int64 [M, 1], how many cells each mask gives, at most K.
+
+    Returns:
+        int64 [M, K, 2], (x, y) on the mask grid, and bool [M, K], which of them are not to be used:
+        those beyond the count, and all of an empty mask.
+    """
+    row_ends = _row_ends(masks)
+    area = row_ends[:, -1:]
+    cells = _set_cells(masks, row_ends, _distinct_ranks(uniform, area, count))
+    numbers = torch.arange(uniform.shape[1], device=masks.device)
+    return cells, (numbers >= count) | (area == 0)
 
 
 def _distinct_ranks(uniform: Tensor, population: Tensor, count: Tensor) -> Tensor:

@@ -36,6 +36,7 @@ def decode(
         masks=_masks(decoder, mask, image.transpose(1, 2).unflatten(2, grid)),
         iou=decoder.iou_pred(iou[:, 0]).float(),
         semantic_tokens=semantic,
+        mask_tokens=mask,
         concept_embeddings=decoder.sem_pred(semantic),
     )
 

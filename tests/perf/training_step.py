@@ -49,6 +49,7 @@ def random_batch(config: TapConfig, images: int, regions: int) -> RegionBatch:
         seeds=torch.arange(images),
         sizes=torch.full((images, 2), size),
         keys=[str(number) for number in range(images)],
+        phrases=[()] * count,
         position=Position(),
     )
 
@@ -185,8 +186,8 @@ class TrainingStep:
             self.objective,
             self.frame,
         )
-        weights = self.batch.weights
-        return pretraining.total(stages, weights, weights.sum(), self.objective)
+        losses, weights = [stage.losses for stage in stages], self.batch.weights
+        return pretraining.total(losses, weights, weights.sum(), self.objective)
 
     def _computing(self, mode: Mode) -> torch.autocast:
         self.model.image_encoder.activation_checkpointing = mode.checkpointing

@@ -35,6 +35,7 @@ class Answer(NamedTuple):
     masks: torch.Tensor
     iou: torch.Tensor
     semantic_tokens: torch.Tensor
+    mask_tokens: torch.Tensor
     concept_embeddings: torch.Tensor
 
 
@@ -268,6 +269,7 @@ def decode_one(features, places, labels, state, sizes, kept):
         masks,
         head(iou, state, f"{name}.iou_pred"),
         semantic,
+        mask,
         head(semantic, state, f"{name}.sem_pred"),
     )
 

@@ -95,6 +95,20 @@ def test_the_text_decoder_is_not_trained(job):
     assert left_out == plan.parameters["text_decoder"]
 
 
+@pytest.mark.parametrize("train", ["text_decoder", "all"])
+def test_fine_tuning_trains_the_text_decoder_alone_or_everything(train):
+    changes = ["recipe.type=tap_caption", f"recipe.train={train}", "init_from=some-run"]
+    plan = make_plan(load_job(ROOT / "jobs/tap_tiny_scenes.yaml", changes))
+    everything = train == "all"
+    assert plan.trained_parts == (list(plan.parameters) if everything else ["text_decoder"])
+    assert plan.trained_parameters == sum(plan.parameters[part] for part in plan.trained_parts)
+    text = io.StringIO()
+    print_plan(plan, Console(file=text, width=100))
+    rows = {line.split()[1]: line for line in text.getvalue().splitlines() if "│" in line}
+    assert ("yes" in rows["image_encoder"]) == everything
+    assert "yes" in rows["text_decoder"]
+
+
 def test_a_plan_is_plain_json_that_leads_back_to_the_job(job):
     plan = json.loads(make_plan(job).model_dump_json())
     assert plan["job"]["training"]["global_batch"] == 32

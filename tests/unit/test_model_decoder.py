@@ -134,6 +134,7 @@ def test_tokens_are_semantic_then_iou_then_mask_then_prompts(decoder):
     assert torch.equal(output.semantic_tokens, answered[:, 0:4])
     assert torch.equal(read["semantic"], answered[:, 0:4])
     assert torch.equal(read["iou"], answered[:, 4])
+    assert torch.equal(output.mask_tokens, answered[:, 5:9])
     for i in range(4):
         assert torch.equal(read[f"mask {i}"], answered[:, 5 + i])
 

@@ -51,6 +51,7 @@ def test_shapes_and_types_of_every_answer(tap):
         (3, 4),
         (3, 4, 64),
         (3, 4, 64),
+        (3, 4, 64),
     ]
     semantic = output.semantic_tokens[:, 0]
     logits = tap.text_logits(semantic, torch.randint(1024, (3, 7)))
@@ -94,7 +95,7 @@ def test_every_parameter_gets_a_finite_gradient():
 def test_no_prompt_is_answered_by_nothing(tap):
     nothing = torch.zeros(0, 2, 2), torch.zeros(0, 2, dtype=torch.int64)
     output = tap(torch.randn(1, 3, 128, 128), *nothing, torch.zeros(0, dtype=torch.int64))
-    assert [len(part) for part in output] == [0, 0, 0, 0]
+    assert [len(part) for part in output] == [0, 0, 0, 0, 0]
 
 
 def test_normalize_takes_the_mean_of_each_colour(tap):

@@ -177,11 +177,12 @@ def test_the_second_stage_points_at_the_errors_of_the_first(answers, regions, vo
 
     config = ObjectiveConfig(prompts={"interactive_probability": 1})
     first, second = pretraining.two_stages(decode, regions, vocabulary, config, frame=32)
+    assert first.answers is second.answers is answers
     assert [prompts.points.shape[1] for prompts in seen] == [2, 10]
     assert torch.equal(seen[0].is_box, seen[1].is_box)
-    wrong = (answers.masks[torch.arange(REGIONS), first.routed] > 0) ^ regions.masks
+    wrong = (answers.masks[torch.arange(REGIONS), first.losses.routed] > 0) ^ regions.masks
     added, labels = seen[1].points[:, 2:], seen[1].labels[:, 2:]
     at = ((added + 0.5) * SIZE / 32 - 0.5).round().long()
     hits = wrong[torch.arange(REGIONS)[:, None], at[..., 1], at[..., 0]]
     assert hits[labels != 4].all()
-    assert second.focal.shape == (REGIONS,)
+    assert second.losses.focal.shape == (REGIONS,)

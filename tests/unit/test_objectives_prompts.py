@@ -14,6 +14,7 @@ from tap_platform.objectives.prompts import (
     box_prompts,
     click_prompts,
     first_prompts,
+    inner_prompts,
     refine_prompts,
 )
 
@@ -224,3 +225,55 @@ def test_prompts_do_not_depend_on_the_rest_of_the_batch():
         for together, apart in zip(whole, alone, strict=True):
             for values, others in zip(together, apart, strict=True):
                 assert torch.equal(values[own], others)
+
+
+def inside(masks, seeds=None, **settings):
+    seeds = torch.arange(len(masks)) if seeds is None else seeds
+    boxes = torch.tensor([[4.0, 8.0, 24.0, 18.0]]).expand(len(masks), 4)
+    return inner_prompts(masks, boxes, seeds, PromptConfig(**settings), FRAME)
+
+
+def test_inner_points_are_one_to_nine_and_uniform_inside_the_mask(blob):
+    masks = blob.expand(9000, -1, -1)
+    prompts = inside(masks)
+    assert prompts.points.shape == (9000, 10, 2)
+    assert not prompts.is_box.any()
+    drawn = prompts.labels != PAD
+    assert (prompts.labels[drawn] == FOREGROUND).all()
+    assert (prompts.points[~drawn] == -0.5).all()
+    assert torch.equal(drawn, drawn.sort(1, descending=True).values)  # pads come last
+    counts = torch.bincount(drawn.sum(1), minlength=11)
+    assert (counts[0], counts[10]) == (0, 0)
+    assert ((counts[1:10] - 1000).square() / 1000).sum() < 27  # 8 degrees of freedom
+    at = cells(prompts.points)
+    places = at[..., 1] * SIZE + at[..., 0]
+    assert all(len(row[own].unique()) == own.sum() for row, own in zip(places, drawn, strict=True))
+    hits = torch.bincount(places[drawn], minlength=SIZE * SIZE).view(SIZE, SIZE).float()
+    assert torch.equal(hits > 0, blob)
+    expected = drawn.sum() / 13
+    assert ((hits[blob] - expected).square() / expected).sum() < 33
+
+
+def test_a_region_whose_mask_is_empty_keeps_its_box(blob):
+    masks = torch.stack([blob, blank()[0], blob])
+    prompts = inside(masks)
+    assert prompts.is_box.tolist() == [False, True, False]
+    assert prompts.labels[1].tolist() == [BOX_LEFT_TOP, BOX_RIGHT_BOTTOM] + [PAD] * 8
+    assert prompts.points[1, :2].tolist() == [[4, 8], [24, 18]]
+    assert (prompts.points[1, 2:] == -0.5).all()
+
+
+def test_inner_points_of_a_region_do_not_depend_on_the_others(blob):
+    masks = torch.stack([blob, ~blob, blob, blank()[0]])
+    seeds = torch.tensor([5, 99, 5, 7])
+    together = inside(masks, seeds)
+    assert torch.equal(together.points[0], together.points[2])
+    for row in range(4):
+        alone = inside(masks[row, None], seeds[row, None])
+        for values, own in zip(together, alone, strict=True):
+            assert torch.equal(values[row], own[0])
+
+
+def test_one_inner_point_comes_with_a_pad(blob):
+    prompts = inside(torch.stack([blob, blank()[0]]), max_points=1)
+    assert prompts.labels.tolist() == [[FOREGROUND, PAD], [BOX_LEFT_TOP, BOX_RIGHT_BOTTOM]]

@@ -162,6 +162,12 @@ def test_the_text_decoder_rests(folder):
     recipe, _ = make_recipe(small_job(folder), folder)
     resting = {name for name, p in recipe.model.named_parameters() if not p.requires_grad}
     assert resting == {n for n, _ in recipe.model.named_parameters() if "text_decoder" in n}
+    assert not any(module.training for module in recipe.train().model.text_decoder.modules())
+    assert recipe.model.image_decoder.training
+    trained = {f"model.{name}" for name in recipe.model.state_dict()} - {
+        name for name in recipe.state_dict() if "text_decoder" in name or ".pixel_" in name
+    }
+    assert recipe.trainable_names() == trained
 
 
 def test_the_encoder_starts_from_the_weights_that_the_job_names(folder, tmp_path):

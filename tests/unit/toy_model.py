@@ -45,6 +45,7 @@ class ToyTap(nn.Module):
             masks=masks,
             iou=torch.tensor([0.5, 0.9, 0.95, 0.3]).repeat(len(points), 1),
             semantic_tokens=number[:, None, None].expand(-1, 4, 1).float(),
+            mask_tokens=torch.zeros(len(points), 4, 1),
             concept_embeddings=torch.eye(8)[number][:, None].expand(-1, 4, -1),
         )
 
