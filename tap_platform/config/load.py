@@ -34,8 +34,15 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> JobConfig:
 
 
 def anchored(job: JobConfig) -> JobConfig:
-    """The job with absolute paths: workers stand elsewhere than the caller."""
-    return _anchored(job)
+    """The job with absolute paths: workers stand elsewhere than the caller.
+
+    The source of initial weights may be a path or a run's name: what exists is a path.
+    """
+    job = _anchored(job)
+    if job.init_from is None or not Path(job.init_from.source).expanduser().exists():
+        return job
+    source = _absolute(job.init_from.source)
+    return job.model_copy(update={"init_from": job.init_from.model_copy(update={"source": source})})
 
 
 def _anchored(section: S) -> S:

@@ -12,6 +12,7 @@ from typing import Literal
 from datamodules.vocabulary import TEMPERATURE, Vocabulary
 from tap_platform.launch.data_sets import VOCABULARY_NAME
 from tap_platform.launch.model_card import model_card
+from tap_platform.launch.tokenizers import TOKENIZER_NAME, tokenizer_of
 from tap_platform.launch.weights_source import RunWeights, load_run
 from tap_platform.models.released import save_released_weights
 from tap_platform.runs.files import read_json, sha256_of, write_atomic
@@ -26,7 +27,8 @@ def export_run(
 ) -> list[Path]:
     """Write the newest weights of a run with released names and colours in the order BGR.
 
-    Beside them go the concepts of the run, if its data is still there, and a model card.
+    Beside them go the concepts of the run, if its data is still there, the tokenizer of a run that
+    learned captions, and a model card.
 
     Args:
         name: the run's name, or the path of its directory.
@@ -52,6 +54,9 @@ def export_run(
     if (vocabulary := _vocabulary(found)) is not None:
         written.append(out.parent / VOCABULARY_NAME)
         _write_whole(written[-1], vocabulary.save)
+    if (tokenizer := tokenizer_of(run)) is not None:
+        written.append(out.parent / TOKENIZER_NAME)
+        write_atomic(written[-1], tokenizer.read_bytes())
     written.append(out.parent / CARD)
     write_atomic(written[-1], model_card(found, out.name, sha256_of(out)).encode())
     return written

@@ -135,6 +135,8 @@ def _training(found: RunWeights) -> str:
     return _listed(
         {
             "recipe": job.recipe.type,
+            "learned": ", ".join(job.recipe.trained_parts),
+            "started from": found.base.origin if found.base else "random weights",
             "steps": f"{found.step} of {job.training.max_steps}",
             "images in a step": job.training.global_batch,
             "optimizer": f"AdamW, learning rate {job.optimizer.lr}",
@@ -147,7 +149,7 @@ def _training(found: RunWeights) -> str:
 def _limits(found: RunWeights) -> Iterator[str]:
     if found.step < found.job.training.max_steps:
         yield "Training had not ended when these weights were taken."
-    if found.job.recipe.type == "tap_pretrain":
+    if found.job.recipe.type == "tap_pretrain" and (found.base is None or found.base.note):
         yield "The text decoder is as it began, for this recipe does not train it: it writes noise."
     if found.vocabulary is not None and found.vocabulary.kind in PLAIN_PRIORS:
         yield PLAIN_PRIORS[found.vocabulary.kind]
@@ -174,7 +176,9 @@ def _provenance(found: RunWeights, file: str, sha256: str) -> str:
 
 def _config(found: RunWeights) -> str:
     """The job without what belongs to the place where it ran."""
-    job = found.job.model_dump(mode="json", exclude={"storage", "tracking"})
+    paths = {"init_from": {"source"}, "recipe": {"mae_weights", "tokenizer"}}
+    whole = dict.fromkeys(("storage", "tracking"), True)
+    job = found.job.model_dump(mode="json", exclude={**whole, **paths})
     private: dict[str, Any] = dict.fromkeys(found.job.data.located, True)
     private["mixture"] = {"__all__": set(MixturePart.located)}
     job["data"] = found.job.data.model_dump(mode="json", exclude=private)

@@ -8,14 +8,15 @@ from pathlib import Path
 
 from datamodules.vocabulary import Vocabulary
 from tap_platform.config.job import JobConfig
-from tap_platform.config.load import validate_job
+from tap_platform.config.recipe import TapCaptionConfig
 from tap_platform.launch.data_sets import VOCABULARY_NAME, has_vocabulary, vocabulary_of
+from tap_platform.launch.tokenizers import tokenizer_beside, tokenizer_of
 from tap_platform.models import Tap, load_released_weights
 from tap_platform.models.released import WEIGHT_SUFFIXES
+from tap_platform.prediction.captions import CaptionToken
 from tap_platform.runs import checkpoints
 from tap_platform.runs.directory import RunDirectory
-from tap_platform.runs.files import read_json
-from tap_platform.training.weights import load_model_weights
+from tap_platform.training.base_weights import BaseWeights, job_of, whole_weights
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,10 @@ class Loaded:
     """Where the weights come from, for people."""
     temperature: float = 0.01
     """What cosines with concepts are divided by."""
+    tokenizer: Path | None = None
+    """The SentencePiece model of the text decoder's training, if it comes with the weights."""
+    caption_token: CaptionToken = "semantic"
+    """What prompted the text decoder in its training."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,17 @@ class RunWeights:
         """The concepts of the run's data; None where the data has gone."""
         return vocabulary_of(self.job.data) if has_vocabulary(self.job.data) else None
 
+    @property
+    def base(self) -> BaseWeights | None:
+        """What the run started from; None for random weights."""
+        return BaseWeights.of(self.run) if self.job.init_from else None
+
+    @property
+    def caption_token(self) -> CaptionToken:
+        """What prompts the text decoder."""
+        recipe = self.job.recipe
+        return recipe.caption.token if isinstance(recipe, TapCaptionConfig) else "semantic"
+
 
 def load_weights(source: str | Path, storage: str = "runs") -> Loaded:
     """Load a model from a run or from a file.
@@ -55,7 +71,8 @@ def load_weights(source: str | Path, storage: str = "runs") -> Loaded:
     Args:
         source: a run's name or directory (its newest committed checkpoint is taken), or a file:
             a released `.pkl`, a `.safetensors` that `tap export` wrote, a torch state dict. The
-            concepts of a file are read from `vocabulary.safetensors` beside it, if it is there.
+            concepts and the tokenizer of a file are read from `vocabulary.safetensors` and
+            `tokenizer.model` beside it, if they are there.
         storage: where to look for a run's name.
 
     Raises:
@@ -74,29 +91,43 @@ def load_weights(source: str | Path, storage: str = "runs") -> Loaded:
         preset=found.job.model.preset_name,
         origin=f"run {found.run.name}, step {found.step}",
         temperature=found.job.recipe.objective.temperature,
+        tokenizer=tokenizer_of(found.run),
+        caption_token=found.caption_token,
     )
 
 
 def load_run(name: str | Path, storage: str = "runs") -> RunWeights:
-    """Load the newest committed checkpoint of a run.
+    """Load the newest committed checkpoint of a run, whole.
+
+    A run that trains a part of its model has the rest from its base.
 
     Args:
         name: the run's name, or the path of its directory.
         storage: where to look for a name.
 
     Raises:
-        ValueError: if there is no such run, or it has no sound checkpoint.
+        ValueError: if there is no such run, it has no sound checkpoint, or its base is gone.
     """
     run = RunDirectory.find(storage, name)
-    job = validate_job(read_json(run.config), where=str(run.config))
+    job = job_of(run)
+    newest = newest_checkpoint(run)
+    model = Tap(job.model)
+    model.load_state_dict(whole_weights(newest))
+    return RunWeights(run, job, model.eval(), checkpoints.step_of(newest))
+
+
+def newest_checkpoint(run: RunDirectory) -> Path:
+    """The newest sound checkpoint of a run; a warning tells of newer ones that are not.
+
+    Raises:
+        ValueError: if there is none.
+    """
     newest = checkpoints.latest(
         run.checkpoints, on_skipped=lambda folder, why: logging.warning("%s: %s", folder, why)
     )
     if newest is None:
         raise ValueError(f"{run.path} has no committed checkpoint yet: train it further first")
-    model = Tap(job.model)
-    model.load_state_dict(load_model_weights(newest))
-    return RunWeights(run, job, model.eval(), checkpoints.step_of(newest))
+    return newest
 
 
 def _from_file(path: Path) -> Loaded:
@@ -108,6 +139,7 @@ def _from_file(path: Path) -> Loaded:
         preset=model.config.preset_name,
         origin=f"file {path}",
         temperature=vocabulary.temperature if vocabulary else 0.01,
+        tokenizer=tokenizer_beside(path),
     )
 
 

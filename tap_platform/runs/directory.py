@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tap_platform.runs.status import RunStatus, write_status
+from tap_platform.runs.status import RunStatus, read_status, write_status
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
@@ -41,6 +41,21 @@ class RunDirectory:
     def config(self) -> Path:
         """The resolved config, JSON."""
         return self.path / "config.json"
+
+    @property
+    def pipeline(self) -> Path:
+        """The resolved stages, JSON, in place of a config: of a pipeline's own run only."""
+        return self.path / "pipeline.json"
+
+    @property
+    def initial_weights(self) -> Path:
+        """What the run started from, if not from random weights, JSON."""
+        return self.path / "initial_weights.json"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The SentencePiece model of a run that learns captions."""
+        return self.path / "tokenizer.model"
 
     @property
     def plan(self) -> Path:
@@ -105,6 +120,13 @@ class RunDirectory:
             except FileExistsError:
                 continue
             return attempt
+
+    @property
+    def parent(self) -> RunDirectory | None:
+        """The run that this one is a stage of; None for a run of its own, or if it has gone."""
+        name = read_status(self.status).parent
+        parent = None if name is None else RunDirectory(self.path.with_name(name))
+        return parent if parent and parent.status.is_file() else None
 
     @classmethod
     def create(cls, storage: str | Path, project: str, name: str) -> RunDirectory:

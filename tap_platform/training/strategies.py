@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from tap_platform.config.job import JobConfig
+from tap_platform.training.weights import keeps_trained_only
 
 
 class ZeroStrategy(RayDeepSpeedStrategy):
@@ -62,6 +63,7 @@ def build_strategy(job: JobConfig) -> Strategy:
         cluster_environment=environment,
         stage=int(job.scale.strategy.removeprefix("zero_")),
         logging_batch_size_per_gpu=job.micro_batch,
+        exclude_frozen_parameters=keeps_trained_only(job),
         overlap_comm=False,
     )
 

@@ -12,13 +12,16 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from ray.train.lightning import prepare_trainer
+from torch import Tensor
 
 from datamodules.stream.region_datamodule import RegionDataModule
 from tap_platform.config.job import JobConfig
-from tap_platform.recipes.tap_pretrain import TapPretrain
+from tap_platform.recipes.build import build_recipe
+from tap_platform.recipes.region_recipe import RegionRecipe
 from tap_platform.runs.directory import RunDirectory
 from tap_platform.runs.events import EventLog
 from tap_platform.runs.metrics import MetricsWriter
+from tap_platform.training.base_weights import initial_state, needs_base
 from tap_platform.training.callbacks.checkpoints import WriteCheckpoints
 from tap_platform.training.callbacks.gradient_norm import GradientNorm
 from tap_platform.training.callbacks.sample_counts import CountSamples
@@ -26,7 +29,7 @@ from tap_platform.training.callbacks.seed_steps import SeedSteps
 from tap_platform.training.callbacks.step_clock import StepClock
 from tap_platform.training.run_logger import RunLogger
 from tap_platform.training.strategies import build_strategy
-from tap_platform.training.weights import STATE_NAME
+from tap_platform.training.weights import STATE_NAME, keeps_trained_only
 
 PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
@@ -51,7 +54,8 @@ def train_worker(
     seed_everything(job.seed, verbose=False)
     if not torch.cuda.is_available():
         torch.set_num_threads(job.scale.cpus_per_worker)
-    recipe = TapPretrain(job, torch.from_numpy(datamodule.vocabulary.embeddings))
+    vocabulary = torch.from_numpy(datamodule.vocabulary.embeddings)
+    recipe = starting_recipe(job, run, vocabulary, checkpoint)
     trainer = build_trainer(job, run, events)
     if events.rank == 0:
         events.record(
@@ -64,6 +68,28 @@ def train_worker(
     )
 
 
+def starting_recipe(
+    job: JobConfig, run: RunDirectory, vocabulary: Tensor, checkpoint: Path | None
+) -> RegionRecipe:
+    """The job's recipe, before its checkpoint is loaded and a strategy cuts the model up.
+
+    Args:
+        job: the whole job.
+        run: where the run lies, and the tokenizer and the initial weights of it.
+        vocabulary: unit text embeddings of the concepts [V, concept_dim].
+        checkpoint: the folder that the run goes on from, if any. What it does not hold comes from
+            the initial weights.
+
+    Raises:
+        ValueError: if the initial weights are needed and gone or changed.
+    """
+    recipe = build_recipe(job, vocabulary, run.tokenizer if run.tokenizer.is_file() else None)
+    if needs_base(job, checkpoint):
+        recipe.model.load_state_dict(initial_state(run, job), strict=False)
+    recipe.strict_loading = not keeps_trained_only(job)
+    return recipe
+
+
 def build_trainer(job: JobConfig, run: RunDirectory, events: EventLog) -> Trainer:
     """Lightning's trainer with the job's strategy, precision and callbacks."""
     training = job.training
@@ -72,7 +98,9 @@ def build_trainer(job: JobConfig, run: RunDirectory, events: EventLog) -> Traine
         SeedSteps(job.seed),
         *([GradientNorm(training.log_every)] if training.watch_gradients else []),
         CountSamples(training.log_every),
-        WriteCheckpoints(job.checkpoint, run, events, training.max_steps),
+        WriteCheckpoints(
+            job.checkpoint, run, events, training.max_steps, trained_only=keeps_trained_only(job)
+        ),
         # The last one: what the others do at the end of a step is no wait for data.
         StepClock(training.global_batch, training.log_every),
     ]

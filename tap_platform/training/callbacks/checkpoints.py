@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from tap_platform.config.training import CheckpointConfig
+from tap_platform.recipes.region_recipe import RegionRecipe
 from tap_platform.runs import checkpoints
 from tap_platform.runs.directory import RunDirectory
 from tap_platform.runs.events import EventLog
@@ -22,18 +23,33 @@ class WriteCheckpoints(Callback):
     """
 
     def __init__(
-        self, config: CheckpointConfig, run: RunDirectory, events: EventLog, max_steps: int
+        self,
+        config: CheckpointConfig,
+        run: RunDirectory,
+        events: EventLog,
+        max_steps: int,
+        trained_only: bool = False,
     ) -> None:
         self.config = config
         self.run = run
         self.events = events
         self.max_steps = max_steps
+        self.trained_only = trained_only
         self._last_step = -1
         self._last_time = time.monotonic()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count from the checkpoint that the run goes on from."""
         self._last_step = trainer.global_step
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Leave out what stays as it is in the initial weights."""
+        if self.trained_only:
+            assert isinstance(pl_module, RegionRecipe)
+            state = checkpoint["state_dict"]
+            checkpoint["state_dict"] = {n: state[n] for n in pl_module.trainable_names()}
 
     def on_train_batch_end(
         self,
