@@ -15,8 +15,8 @@ UNIT = click.FloatRange(min=0, max=1)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 CONCEPTS_HELP = "Names to choose from: a vocabulary.safetensors, or a released concept file (.pkl)."
 TOKENIZER_HELP = (
-    "Tokenizer of the text decoder's training: a SentencePiece model, or `shipped`; "
-    "without it there are no captions."
+    "Tokenizer of the text decoder's training: a SentencePiece model, or `shipped`; by default the "
+    "one that comes with the weights, if any: without it there are no captions."
 )
 
 

@@ -1,7 +1,8 @@
-"""What can be had without learning: the box as mask, a disc at the point, the commonest concept."""
+"""What can be had without learning: the box as mask, a disc at the point, the commonest words."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -25,21 +26,29 @@ class TrainingStatistics:
     """Mean area of a region with a mask, as a share of the input frame; 0 if none has one."""
     commonest_concept: int
     """Index in the vocabulary, or -1 if no region has a name."""
+    commonest_phrase: str
+    """In lower case; empty if nothing is said of any region."""
 
 
 def measure_training_set(batches: Iterable[RegionBatch]) -> TrainingStatistics:
     """Look at training regions, all of them or a fair part."""
     areas: list[Tensor] = []
     concepts: list[Tensor] = []
+    phrases: Counter[str] = Counter()
     for batch in batches:
         real = batch.weights > 0
         areas.append(mask_area(batch.masks[real & batch.has_mask]) / batch.masks[0].numel())
         concepts.append(batch.concepts[real & (batch.concepts >= 0)])
+        phrases.update(phrase.lower() for said in batch.phrases for phrase in said)
     shares, names = (
         torch.cat(values) if values else torch.empty(0) for values in (areas, concepts)
     )
     commonest = int(names.bincount().argmax()) if len(names) else -1
-    return TrainingStatistics(float(shares.double().mean()) if len(shares) else 0.0, commonest)
+    return TrainingStatistics(
+        mean_area=float(shares.double().mean()) if len(shares) else 0.0,
+        commonest_concept=commonest,
+        commonest_phrase=next((phrase for phrase, _ in phrases.most_common(1)), ""),
+    )
 
 
 def evaluate_baselines(

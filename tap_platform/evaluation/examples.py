@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -17,13 +17,22 @@ from tap_platform.evaluation.answers import Answers, ask, evaluation_mode
 from tap_platform.objectives.concepts import concept_log_probabilities
 from tap_platform.objectives.routing import route
 from tap_platform.objectives.segmentation import actual_iou, mask_area
+from tap_platform.prediction.captions import Speech
 
 if TYPE_CHECKING:
     from datamodules.stream.batch import RegionBatch
-    from tap_platform.models import Tap
+    from tap_platform.models import RegionOutput, Tap
 
 SMALLEST_SHOWN = 0.01
 """Smaller regions, as a share of the frame, are passed over where an image has larger ones."""
+
+
+class Words(NamedTuple):
+    """What people and a model say of a region."""
+
+    phrase: str | None
+    """The first of people's phrases; None where they say nothing."""
+    caption: str
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,8 @@ class Example:
     """The likeliest name."""
     probability: float
     """Of that name, from 0 to 1."""
+    words: Words | None = None
+    """What is said of it; None for a model that has not learned to speak."""
 
 
 def collect_examples(
@@ -57,6 +68,7 @@ def collect_examples(
     vocabulary: Tensor,
     temperature: float,
     count: int,
+    speech: Speech | None = None,
 ) -> list[Example]:
     """One region from each of the first images, prompted by its box and by one point in turn.
 
@@ -69,8 +81,9 @@ def collect_examples(
         vocabulary: float32 [V, D], their embeddings, unit rows.
         temperature: what cosine similarities are divided by.
         count: how many examples; there are fewer where fewer images have regions.
+        speech: how a model speaks that has learned to.
     """
-    return list(islice(_examples(model, batches, names, vocabulary, temperature), count))
+    return list(islice(_examples(model, batches, names, vocabulary, temperature, speech), count))
 
 
 def _examples(
@@ -79,6 +92,7 @@ def _examples(
     names: Sequence[str],
     vocabulary: Tensor,
     temperature: float,
+    speech: Speech | None,
 ) -> Iterator[Example]:
     vocabulary = vocabulary.to(model.pixel_mean.device)
     number = 0
@@ -90,7 +104,9 @@ def _examples(
             if not regions:
                 continue
             region, by_box = regions[number // 2 % len(regions)], number % 2 == 0
-            logits, embedding = _answer(answers, region, by_box)
+            output, mask = _answer(answers, region, by_box)
+            logits = output.masks[region, mask].float()
+            embedding = output.concept_embeddings[region, mask]
             logs = concept_log_probabilities(embedding, vocabulary, temperature)
             concept = int(logs.argmax())
             true_concept = int(batch.concepts[region])
@@ -105,6 +121,7 @@ def _examples(
                 true_concept=names[true_concept] if true_concept >= 0 else None,
                 predicted_concept=names[concept],
                 probability=float(logs[concept].exp()),
+                words=_words(model, speech, batch, output, region, mask) if speech else None,
             )
 
 
@@ -117,12 +134,20 @@ def _regions_to_show(batch: RegionBatch, image: int) -> list[int]:
     return torch.where(own & (areas >= enough))[0].tolist() if largest else []
 
 
-def _answer(answers: Answers, region: int, by_box: bool) -> tuple[Tensor, Tensor]:
-    """The mask logits [R, R] and the concept embedding [D] that answer a prompt."""
+def _answer(answers: Answers, region: int, by_box: bool) -> tuple[RegionOutput, int]:
+    """What answers a prompt: the output, and which of the region's four candidates."""
     output = answers.by_box if by_box else answers.by_point
     is_box = torch.full((1,), by_box, device=output.iou.device)
-    mask = int(route(is_box, output.iou[region, None]))
-    return output.masks[region, mask].float(), output.concept_embeddings[region, mask]
+    return output, int(route(is_box, output.iou[region, None]))
+
+
+def _words(
+    model: Tap, speech: Speech, batch: RegionBatch, output: RegionOutput, region: int, mask: int
+) -> Words:
+    token = speech.tokens_of(output)[region, mask]
+    with evaluation_mode(model):
+        (caption,) = speech.describe(model, token[None])
+    return Words(next(iter(batch.phrases[region]), None), caption)
 
 
 def _at_picture_size(logits: Tensor, batch: RegionBatch, image: int) -> NDArray[np.float32]:

@@ -1,7 +1,8 @@
-"""A picture of what a model says about held-out regions: prompt, true mask, answer, concept."""
+"""A picture of what a model says about held-out regions: prompt, mask, concept and caption."""
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,8 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 from torch import Tensor
 
 from datamodules.palette import CARD, EDGE, FAINT, INK, PAPER, WRONG, Colour
-from tap_platform.evaluation.examples import Example, collect_examples
+from tap_platform.evaluation.examples import Example, Words, collect_examples
+from tap_platform.prediction.captions import Speech
 
 if TYPE_CHECKING:
     from datamodules.stream.batch import RegionBatch
@@ -30,6 +32,7 @@ _MARGIN, _PADDING, _GAP = 16 * _ZOOM, 12 * _ZOOM, 8 * _ZOOM
 _LINE = 19 * _ZOOM
 _TICK: _Strokes = (((-4, 0), (-1, 3), (4, -3)),)
 _CROSS: _Strokes = (((-3, -3), (3, 3)), ((-3, 3), (3, -3)))
+_LABEL_ROOM = 78 * _ZOOM
 _LABEL_SIZE, _NAME_SIZE = 12.5 * _ZOOM, 14.5 * _ZOOM
 
 
@@ -40,6 +43,7 @@ def prediction_grid(
     vocabulary: Tensor,
     temperature: float,
     count: int = 8,
+    speech: Speech | None = None,
 ) -> Image.Image:
     """Show a model's answers about one region from each of the first `count` images.
 
@@ -50,6 +54,7 @@ def prediction_grid(
         vocabulary: float32 [V, D], their embeddings, unit rows.
         temperature: what cosine similarities are divided by.
         count: how many regions.
+        speech: how a model speaks that has learned to.
 
     Returns:
         A picture 1200 pixels wide; see `draw_grid`.
@@ -57,17 +62,18 @@ def prediction_grid(
     Raises:
         ValueError: if no image has a region.
     """
-    examples = collect_examples(model, batches, names, vocabulary, temperature, count)
+    examples = collect_examples(model, batches, names, vocabulary, temperature, count, speech)
     return draw_grid(examples)
 
 
 def draw_grid(examples: Sequence[Example], columns: int = 2, width: int = 1200) -> Image.Image:
     """Lay examples out as cards of three panels: prompt, true mask, predicted mask.
 
-    Under the panels stand the true concept and the predicted one, green if right and red if wrong.
+    Under the panels stand the true concept and the predicted one, green if right and red if wrong;
+    below them the true phrase and the caption, for a model that speaks.
 
     Args:
-        examples: in reading order, at least one.
+        examples: in reading order, at least one; all of a model that speaks, or none.
         columns: cards in a row.
         width: of the picture, in pixels; the height follows.
 
@@ -90,7 +96,9 @@ def draw_grid(examples: Sequence[Example], columns: int = 2, width: int = 1200) 
 def _card(example: Example, width: int) -> Image.Image:
     """One example: three square panels with their captions."""
     side = (width - 2 * _PADDING - 2 * _GAP) // 3
-    card = Image.new("RGB", (width, side + 2 * _PADDING + 2 * _LINE + _GAP), PAPER)
+    words_height = _GAP + 2 * _LINE if example.words else 0
+    height = side + 2 * _PADDING + 2 * _LINE + _GAP + words_height
+    card = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(card)
     frame = (0, 0, card.width - 1, card.height - 1)
     draw.rounded_rectangle(frame, 10 * _ZOOM, CARD, EDGE, _ZOOM)
@@ -110,7 +118,26 @@ def _card(example: Example, width: int) -> Image.Image:
         write_line(draw, (left, top), label, FAINT, _LABEL_SIZE, side)
         write_line(draw, (left, top + _LINE), name, colour, _NAME_SIZE, side - _LINE)
     _mark(draw, width - _PADDING, top + _LINE, example)
+    if example.words:
+        place = _PADDING, top + 2 * _LINE + _GAP
+        _write_words(draw, place, example.words, width - 2 * _PADDING)
     return card
+
+
+def _write_words(
+    draw: ImageDraw.ImageDraw, place: tuple[int, int], words: Words, room: int
+) -> None:
+    """Write the true phrase and the caption below each other, so that words can be compared."""
+    left, top = place
+    said = (
+        ("people say", words.phrase or "(nothing)"),
+        ("model says", words.caption or "(nothing)"),
+    )
+    for number, (label, text) in enumerate(said):
+        line = top + number * _LINE
+        write_line(draw, (left, line + 2 * _ZOOM), label, FAINT, _LABEL_SIZE, _LABEL_ROOM)
+        indented = (left + _LABEL_ROOM, line)
+        write_line(draw, indented, text, INK, _NAME_SIZE, room - _LABEL_ROOM)
 
 
 def _verdict(example: Example) -> Colour:
@@ -201,8 +228,12 @@ def write_line(
 ) -> None:
     """Write a line, shortened to the room it has, in pixels."""
     font = ImageFont.load_default(size)
-    shown = text
-    while draw.textlength(shown, font) > room:
-        text = text[:-1]
-        shown = text + "..."
-    draw.text(place, shown, colour, font)
+    if draw.textlength(text, font) > room:
+
+        def shortened(letters: int) -> str:
+            return text[:letters].rstrip() + "..."
+
+        letters, limit = range(len(text)), float(room)
+        longer = bisect(letters, limit, key=lambda n: draw.textlength(shortened(n), font))
+        text = shortened(max(0, longer - 1))
+    draw.text(place, text, colour, font)

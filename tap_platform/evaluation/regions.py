@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tap_platform.evaluation.answers import ask, evaluation_mode
+from tap_platform.evaluation.answers import Answers, ask, evaluation_mode
 from tap_platform.evaluation.scores import RegionScores, region_sums
 from tap_platform.objectives.routing import route, select
 from tap_platform.objectives.segmentation import actual_iou
@@ -24,6 +24,7 @@ def evaluate_regions(
     batches: Iterable[RegionBatch],
     vocabulary: Tensor,
     progress: Callable[[int], None] | None = None,
+    listen: Callable[[RegionBatch, Answers], None] | None = None,
 ) -> RegionScores:
     """Score a model on held-out regions.
 
@@ -32,13 +33,19 @@ def evaluate_regions(
         batches: held-out batches, on any device.
         vocabulary: float32 [V, D] unit rows, the concepts to choose from.
         progress: is called after each batch with the number of images in it.
+        listen: is given each batch and the answers, on the model's device and in evaluation mode,
+            so that what else is asked needs no second look at the images.
     """
     device = model.pixel_mean.device
     vocabulary = vocabulary.to(device)
     sums = torch.zeros(6, dtype=torch.float64, device=device)
     for batch in batches:
         with evaluation_mode(model):
-            sums += score_batch(model, batch.to(device), vocabulary)
+            own = batch.to(device)
+            answers = ask(model, own)
+            sums += _sums(answers, own, vocabulary)
+            if listen:
+                listen(own, answers)
         if progress:
             progress(len(batch.pixels))
     return RegionScores.from_sums(sums)
@@ -49,7 +56,10 @@ def score_batch(model: Tap, batch: RegionBatch, vocabulary: Tensor) -> Tensor:
 
     The model, the batch and the vocabulary are on one device; the caller sets evaluation mode.
     """
-    answers = ask(model, batch)
+    return _sums(ask(model, batch), batch, vocabulary)
+
+
+def _sums(answers: Answers, batch: RegionBatch, vocabulary: Tensor) -> Tensor:
     by_point = actual_iou(answers.by_point.masks, batch.masks)
     picked = route(torch.zeros_like(batch.has_prior), answers.by_point.iou)
     return region_sums(

@@ -14,7 +14,9 @@ class RegionScores:
     """Means over held-out regions with a mask, each region counting alike.
 
     IoU is measured in the cells of the loss resolution, against the masks that training uses; it is
-    None if no region has a mask, as where only boxes are known.
+    None if no region has a mask, as where only boxes are known. Captions are means over the regions
+    that people have described; their fields are those of `CaptionMeans`, and None for a model that
+    has not learned to speak.
     """
 
     box_iou: float | None
@@ -30,6 +32,14 @@ class RegionScores:
     """How many regions were scored."""
     named_regions: int
     """How many of them have a name in the vocabulary."""
+    cider: float | None = None
+    """CIDEr of the captions."""
+    meteor: float | None = None
+    """METEOR of the captions; None also without Java."""
+    names_concept: float | None = None
+    """Share of the captions that name the concept."""
+    captions: int = 0
+    """How many regions were described."""
 
     @classmethod
     def from_sums(cls, sums: Tensor) -> Self:

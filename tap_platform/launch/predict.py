@@ -13,6 +13,7 @@ from rich.progress import track
 
 from datamodules.vocabulary import Vocabulary
 from tap_platform.concepts import read_released_concepts
+from tap_platform.launch.tokenizers import named_tokenizer
 from tap_platform.launch.weights_source import load_weights
 from tap_platform.objectives.prompts import Prompts
 from tap_platform.prediction import (
@@ -26,9 +27,6 @@ from tap_platform.prediction.images import find_images
 from tap_platform.prediction.prompts import read_prompts
 from tap_platform.prediction.records import encode_prediction
 from tap_platform.text.tokenizer import Tokenizer
-
-SHIPPED = "shipped"
-"""Names the tokenizer that needs no file."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +89,9 @@ def open_predictor(
         weights: a run, or a file of weights.
         concepts: a vocabulary (`.safetensors`) or a released concept file (`.pkl`); left out, the
             concepts of the weights are taken.
-        tokenizer: a SentencePiece model, or "shipped"; left out, there are no captions, as only
-            the tokenizer of the text decoder's training makes words of its answers.
+        tokenizer: a SentencePiece model, or "shipped"; left out, the one that comes with the
+            weights is taken. Without one there are no captions, as only the tokenizer of the text
+            decoder's training makes words of its answers.
         console: where to tell what is used.
 
     Raises:
@@ -101,9 +100,11 @@ def open_predictor(
     loaded = load_weights(weights)
     vocabulary = loaded.vocabulary if concepts is None else _read_concepts(concepts)
     temperature = loaded.temperature if concepts is None else None
-    words = None if tokenizer is None else Tokenizer(None if tokenizer == SHIPPED else tokenizer)
+    pieces = loaded.tokenizer if tokenizer is None else named_tokenizer(tokenizer)
+    words = Tokenizer(pieces) if pieces else None
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    predictor = TapPredictor(loaded.model.to(device), vocabulary, words, temperature)
+    model = loaded.model.to(device)
+    predictor = TapPredictor(model, vocabulary, words, temperature, loaded.caption_token)
     named = f"{len(vocabulary.names)} concepts" if vocabulary else "no concepts (--concepts FILE)"
     described = f"captions by {words.path.name}" if words else "no captions (--tokenizer FILE)"
     told = f"{loaded.origin}: {named}, {described}, on {device}"

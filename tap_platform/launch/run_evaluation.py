@@ -33,15 +33,13 @@ from tap_platform.evaluation.suites.suite import SUITE_NAMES, Suite, SuiteName, 
 from tap_platform.evaluation.suites.view import check_width
 from tap_platform.launch.data_sets import data_sets, held_out_index
 from tap_platform.launch.evaluate import Workers, evaluate
+from tap_platform.launch.tokenizers import SHIPPED, named_tokenizer
 from tap_platform.launch.weights_source import Loaded, RunWeights, load_run, load_weights
 from tap_platform.runs.directory import RunDirectory
 from tap_platform.runs.files import read_json, write_atomic
 from tap_platform.runs.metrics import MetricsWriter
 from tap_platform.runs.tracking import build_follower
-from tap_platform.text.tokenizer import Tokenizer, shipped_model
-
-SHIPPED = "shipped"
-"""Names the tokenizer that needs no file."""
+from tap_platform.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,8 @@ class EvaluationSettings:
     concepts: Path | None = None
     """A vocabulary to classify with; None for the model's own."""
     tokenizer: str | None = None
-    """The SentencePiece model of the text decoder's training, or `shipped`."""
+    """The SentencePiece model of the text decoder's training, or `shipped`; None for the one that
+    comes with the weights."""
     rule: ScoreRule = "own"
     images: int | None = None
     """Only the first so many images; None for all."""
@@ -100,10 +99,10 @@ def run_evaluation(settings: EvaluationSettings, out: Path, console: Console) ->
 
 def _ground_truth(settings: EvaluationSettings, run: RunWeights | None) -> GroundTruth:
     if settings.data is not None:
-        truth = read_ground_truth(settings.data)
+        truth = read_ground_truth(settings.data, run.job.data.phrases if run else "own")
     elif run is not None:
         folders = ", ".join(str(each.folder / "val") for each in data_sets(run.job.data))
-        truth = truth_of_shards(held_out_index(run.job.data), folders)
+        truth = truth_of_shards(held_out_index(run.job.data), folders, run.job.data.phrases)
     else:
         raise ValueError(
             "there is nothing to evaluate on: a file of weights has no data of its own; give --data"
@@ -161,7 +160,7 @@ def _suite(
         check_width(vocabulary, loaded.model)
         category_embeddings(truth, vocabulary)
         return ClassificationSuite(truth, vocabulary, loaded.temperature, settings.rule)
-    return CaptionSuite(truth, _tokenizer(settings, loaded))
+    return CaptionSuite(truth, _tokenizer(settings, loaded), loaded.caption_token)
 
 
 def _vocabulary(settings: EvaluationSettings, loaded: Loaded) -> Vocabulary:
@@ -178,12 +177,12 @@ def _vocabulary(settings: EvaluationSettings, loaded: Loaded) -> Vocabulary:
 
 
 def _tokenizer(settings: EvaluationSettings, loaded: Loaded) -> Path:
-    if settings.tokenizer is None:
+    path = named_tokenizer(settings.tokenizer) if settings.tokenizer else loaded.tokenizer
+    if path is None:
         raise ValueError(
-            "captions need the tokenizer of the text decoder's training: give --tokenizer, a"
-            f" SentencePiece model or {SHIPPED!r}"
+            "captions need the tokenizer of the text decoder's training, and none comes with"
+            f" {loaded.origin}: give --tokenizer, a SentencePiece model or {SHIPPED!r}"
         )
-    path = shipped_model() if settings.tokenizer == SHIPPED else Path(settings.tokenizer)
     Tokenizer(path).check_fits(loaded.model.config)
     return path
 

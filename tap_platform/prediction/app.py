@@ -22,7 +22,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 import gradio as gr
 
 INSIDE, OUTSIDE, CORNER = "Point inside", "Point outside", "Box: two corners"
-_NO_CAPTION = "(started without --tokenizer)"
+_NO_CAPTION = "(no tokenizer: start with --tokenizer)"
 _NO_CONCEPT = "(started without concepts)"
 _SYSTEM_FONTS = ("system-ui", "sans-serif")
 

@@ -14,6 +14,7 @@ from datamodules.vocabulary import Vocabulary
 from tap_platform.models import ConceptProjector, RegionOutput, Tap
 from tap_platform.objectives.prompts import Prompts
 from tap_platform.objectives.routing import route, select
+from tap_platform.prediction.captions import CaptionToken, Speech
 from tap_platform.prediction.frames import Frame, frame_image
 from tap_platform.prediction.images import ImageLike, Pixels, read_image
 from tap_platform.prediction.prompts import read_prompts
@@ -44,6 +45,7 @@ class TapPredictor:
         concepts: Vocabulary | None = None,
         tokenizer: Tokenizer | None = None,
         temperature: float | None = None,
+        caption_token: CaptionToken = "semantic",
     ) -> None:
         """Hold a model; it is put in evaluation mode.
 
@@ -53,13 +55,14 @@ class TapPredictor:
             tokenizer: the one that the text decoder was trained with; without it, regions stay
                 undescribed.
             temperature: what cosines with concepts are divided by; left out, what the concepts say.
+            caption_token: what prompted the text decoder in its training.
 
         Raises:
             ValueError: if the concepts or the tokenizer do not fit the model.
         """
         self.model = model.eval()
         self.concepts = concepts
-        self.tokenizer = tokenizer
+        self.speech = Speech(tokenizer, caption_token) if tokenizer else None
         self._seen: _Seen | None = None
         if concepts is not None:
             _check_concepts(concepts, model.config.concept_dim)
@@ -181,7 +184,7 @@ class TapPredictor:
             low_res_logits=answers.logits.cpu().numpy(),
             concepts=names,
             concept_scores=scores,
-            captions=self._described(answers.semantic_tokens) if captions else None,
+            captions=self._described(answers.caption_tokens) if captions else None,
         )
 
     def _ask(self, prompts: Prompts, multimask: bool) -> Answers:
@@ -189,7 +192,8 @@ class TapPredictor:
         labels = prompts.labels.to(self.device)
         image_index = torch.zeros(len(points), dtype=torch.int64, device=self.device)
         output: RegionOutput = self.model.decode(self._sight.embedding, points, labels, image_index)
-        chosen = Answers(output.masks.float(), output.iou, *output[2:])
+        spoken = self.speech.tokens_of(output) if self.speech else output.semantic_tokens
+        chosen = Answers(output.masks.float(), output.iou, spoken, output.concept_embeddings)
         if multimask:
             return Answers(*(values[:, 1:].flatten(0, 1) for values in chosen))
         index = route(prompts.is_box.to(self.device), output.iou)
@@ -206,14 +210,10 @@ class TapPredictor:
         return np.array(names, np.str_), scores[:, 0].cpu().numpy()
 
     @torch.inference_mode()
-    def _described(self, semantic_tokens: Tensor) -> NDArray[np.str_] | None:
-        if self.tokenizer is None:
+    def _described(self, tokens: Tensor) -> NDArray[np.str_] | None:
+        if self.speech is None:
             return None
-        texts: list[str] = []
-        for chunk in semantic_tokens.split(PROMPTS_AT_ONCE):
-            words = self.model.caption(chunk, self.model.config.text_length)
-            texts += [self.tokenizer.decode(row) for row in words.tolist()]
-        return np.array(texts, np.str_)
+        return np.array(self.speech.describe(self.model, tokens), np.str_)
 
 
 def _in_threes(found: Prediction) -> Prediction:

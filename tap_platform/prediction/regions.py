@@ -53,8 +53,8 @@ class Answers(NamedTuple):
     """float32 [K, R, R]."""
     iou: Tensor
     """float32 [K]."""
-    semantic_tokens: Tensor
-    """[K, C]."""
+    caption_tokens: Tensor
+    """What prompts the text decoder, [K, C]."""
     concept_embeddings: Tensor
     """[K, D]."""
 

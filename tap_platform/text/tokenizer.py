@@ -8,10 +8,12 @@ and other ones: it suits models trained here, and turns captions of the released
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from sentencepiece import SentencePieceProcessor
 
 from tap_platform.config.model import TapConfig
@@ -28,9 +30,12 @@ class Tokenizer:
     Attributes:
         path: the SentencePiece model.
         vocab_size: how many pieces it has.
+        unk_id: stands for what the pieces cannot spell; the shipped ones spell everything, the rest
+            by its bytes.
         bos_id: begins a text.
         eos_id: ends a text.
-        pad_id: fills what follows the end; the last piece, as SentencePiece models have no pad.
+        pad_id: fills what follows the end; the last piece, as in the released models. There it is
+            also a piece of rare texts, so that only its place after the end makes it a pad.
         is_released: whether it is the one that the released models were trained with.
     """
 
@@ -53,6 +58,7 @@ class Tokenizer:
                 f"{self.path} is no SentencePiece model; give a tokenizer.model"
             ) from error
         self.vocab_size: int = self._pieces.vocab_size()
+        self.unk_id: int = self._pieces.unk_id()
         self.bos_id: int = self._pieces.bos_id()
         self.eos_id: int = self._pieces.eos_id()
         self.pad_id = self.vocab_size - 1
@@ -66,6 +72,33 @@ class Tokenizer:
         """The pieces of a text, without begin and end."""
         pieces: list[int] = self._pieces.encode(text)
         return pieces
+
+    def encode_captions(
+        self, texts: Sequence[str], length: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Texts as the rows that a text decoder learns from.
+
+        A text that is too long loses its last pieces, as with the released tokenizer.
+
+        Args:
+            texts: N captions; one may be blank.
+            length: the most ids of a row, begin and end included, at least 2.
+
+        Returns:
+            Ids, int64 [N, T + 1], T + 1 <= `length`: begin, pieces, end, then pads up to the
+            longest row. And bool [N], whether a row says anything: it has a piece that is neither
+            unknown nor blank.
+        """
+        pieces = [self.encode(text)[: length - 2] for text in texts]
+        longest = max(map(len, pieces), default=0)
+        ids = np.full((len(texts), longest + 2), self.pad_id, np.int64)
+        for row, own in zip(ids, pieces, strict=True):
+            row[: len(own) + 2] = [self.bos_id, *own, self.eos_id]
+        return ids, np.array([self._says_anything(own) for own in pieces], bool)
+
+    def _says_anything(self, pieces: Sequence[int]) -> bool:
+        known = [piece for piece in pieces if piece != self.unk_id]
+        return bool(self._pieces.decode(known).strip())
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of pieces up to the first end; begin is left out.

@@ -9,9 +9,11 @@ import torch
 from datamodules.order.plan import Position
 from datamodules.stream.batch import RegionBatch
 from tap_platform.evaluation import pictures
-from tap_platform.evaluation.examples import Example, collect_examples
+from tap_platform.evaluation.examples import Example, Words, collect_examples
 from tap_platform.evaluation.pictures import draw_grid, prediction_grid
 from tap_platform.models import Tap, TapConfig
+from tap_platform.prediction.captions import Speech
+from tap_platform.text import Tokenizer
 
 NAMES = ("red star", "blue ring", "green square")
 
@@ -42,6 +44,7 @@ def batch():
         seeds=torch.arange(3),
         sizes=torch.tensor([[48, 64]] * 3),
         keys=["a", "b", "c"],
+        phrases=[()] * 3,
         position=Position(),
     )
 
@@ -121,6 +124,47 @@ def test_prompts_are_drawn_where_they_are(example):
         pictures._with_prompt(picture, replace(example, box=None, point=(29.5, 19.5)))
     )
     assert (clicked[200, 307] == pictures.PROMPT).all()
+
+
+def test_what_people_and_the_model_say_stands_below_the_panels(example):
+    silent = pictures._card(example, 1000)
+    said = replace(example, words=Words("a blue ring", "a red star"))
+    spoken = pictures._card(said, 1000)
+    assert spoken.height > silent.height
+    below = np.asarray(spoken)[silent.height - pictures._PADDING : -pictures._PADDING]
+    assert (below == pictures.INK).all(-1).any()
+    endless = replace(example, words=Words("a blue ring " * 90, "red " * 250))
+    nothing = replace(example, words=Words(None, ""))
+    assert pictures._card(endless, 1000).size == pictures._card(nothing, 1000).size == spoken.size
+
+
+def test_a_line_that_is_too_long_ends_with_dots_inside_its_room(monkeypatch):
+    written = []
+
+    class Draw:
+        def textlength(self, text, font):
+            return 10 * len(text)
+
+        def text(self, place, text, colour, font):
+            written.append(text)
+
+    pictures.write_line(Draw(), (0, 0), "a small red star", pictures.INK, 12, 100)
+    pictures.write_line(Draw(), (0, 0), "a red star", pictures.INK, 12, 100)
+    assert written == ["a small...", "a red star"]
+
+
+def test_examples_of_a_model_that_speaks_have_words(batch):
+    torch.manual_seed(0)
+    config = TapConfig.preset(
+        "tiny", image_size=64, window_size=4, concept_dim=3, vocab_size=32000, text_depth=1
+    )
+    batch.phrases = [("a ring", "a blue ring"), (), ()]
+    first, second = collect_examples(
+        Tap(config), [batch], NAMES, torch.eye(3), 0.01, 9, Speech(Tokenizer())
+    )
+    assert first.words.phrase == "a ring"
+    assert first.words.caption
+    assert second.words.phrase is None
 
 
 def test_long_names_are_shortened_to_their_panel(example):

@@ -46,6 +46,7 @@ def make_batch(masks, boxes, concepts, weights=None, image_index=None, frame=FRA
         seeds=torch.arange(images),
         sizes=torch.full((images, 2), frame),
         keys=[str(image) for image in range(images)],
+        phrases=[()] * count,
         position=Position(),
     )
 
@@ -120,7 +121,8 @@ class FakeTap(torch.nn.Module):
             masks[:, 1:] = False
         else:
             masks = self.point_masks
-        return RegionOutput(masks.float() - 0.5, self.iou, torch.zeros(3, 4, 2), self.embeddings)
+        tokens = torch.zeros(3, 4, 2)
+        return RegionOutput(masks.float() - 0.5, self.iou, tokens, tokens, self.embeddings)
 
 
 def test_scores_by_hand(batch):
@@ -175,10 +177,27 @@ def test_evaluation_mode_is_left_after_an_error():
     assert [module.training for module in model.modules()] == [True, True, False]
 
 
+def test_the_commonest_phrase_is_counted_without_regard_to_capitals(batch):
+    batch.phrases = [("A cat", "a dog"), ("a Cat",), ()]
+    assert measure_training_set([batch, batch]).commonest_phrase == "a cat"
+
+
+def test_what_listens_hears_each_batch_and_its_answers_in_evaluation_mode(batch):
+    model = FakeTap(batch.masks[:, None].repeat(1, 4, 1, 1), torch.zeros(3, 4), torch.ones(3, 4, 3))
+    heard = []
+
+    def listen(given, answers):
+        heard.append((given.keys, len(answers.by_box.masks), model.training))
+
+    evaluate_regions(model, [batch, batch], torch.eye(3), listen=listen)
+    assert heard == [(["0"], 3, False)] * 2
+    assert len(model.modes) == 4
+
+
 def test_regions_without_masks_have_no_scores(batch):
     batch.has_mask = torch.zeros(3, dtype=torch.bool)
     statistics = measure_training_set([batch])
-    assert statistics == TrainingStatistics(mean_area=0, commonest_concept=1)
+    assert statistics == TrainingStatistics(mean_area=0, commonest_concept=1, commonest_phrase="")
     scores = evaluate_baselines([batch], statistics)
     assert scores == RegionScores(None, None, None, None, regions=0, named_regions=0)
 
@@ -202,7 +221,7 @@ def test_training_statistics_by_hand(batch):
 
 def test_baselines_by_hand(batch):
     batch.boxes[0] = torch.tensor([0.0, 0.0, 32.0, 16.0])  # twice the first region
-    scores = evaluate_baselines([batch], TrainingStatistics(1 / 64, 1))
+    scores = evaluate_baselines([batch], TrainingStatistics(1 / 64, 1, ""))
     assert scores.box_iou == pytest.approx((0.5 + 1) / 2)
     assert scores.point_iou == pytest.approx((1 / 16 + 1 / 4) / 2)  # a disc of one cell
     assert scores.concept_top1 == 1

@@ -45,4 +45,8 @@ def test_the_plain_form_is_json_with_every_score():
         "concept_top1": None,
         "regions": 10,
         "named_regions": 0,
+        "cider": None,
+        "meteor": None,
+        "names_concept": None,
+        "captions": 0,
     }

@@ -50,7 +50,7 @@ def test_what_is_missing_is_told(session):
     bare.click((1, 1), INSIDE)
     assert bare.answer()[1:] == (
         "(started without concepts)",
-        "(started without --tokenizer)",
+        "(no tokenizer: start with --tokenizer)",
         "0.95",
     )
 

@@ -171,3 +171,9 @@ def test_boxes_are_those_of_the_masks():
     masks[0, 1:4, 2:3] = True
     masks[1] = True
     assert mask_boxes(masks).tolist() == [[2, 1, 3, 4], [0, 0, 6, 5], [0, 0, 0, 0]]
+
+
+def test_captions_are_prompted_by_the_token_of_the_training():
+    predictor = TapPredictor(ToyTap(), NAMES, Words(), caption_token="mask")
+    found = predictor.set_image(np.zeros((32, 64, 3), np.uint8)).predict(points=[40, 9])
+    assert found.captions.tolist() == ["300 300"]

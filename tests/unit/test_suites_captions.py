@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 from suite_truths import content, truth
 
-from tap_platform.evaluation.suites import java
-from tap_platform.evaluation.suites.captions import CaptionSuite, score_captions
+from tap_platform.evaluation.suites import captions, java
+from tap_platform.evaluation.suites.captions import (
+    CaptionSuite,
+    compare_captions,
+    score_captions,
+)
 from tap_platform.evaluation.suites.java import JavaMissingError, TextMetrics
 
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="Java is not installed")
@@ -56,6 +61,18 @@ def test_a_java_that_fails_says_what_to_do(monkeypatch):
     monkeypatch.setattr(java.shutil, "which", lambda _: "/bin/false")
     with TextMetrics() as process, pytest.raises(JavaMissingError, match="install a JDK"):
         process.tokenize(["word"] * 100)
+
+
+@needs_java
+def test_several_speakers_are_compared_by_all_metrics(process, monkeypatch):
+    monkeypatch.setattr(captions, "TextMetrics", lambda: nullcontext(process))
+    speakers = [CANDIDATES, ["a cat", "no idea"]]
+    good, bad = compare_captions(speakers, REFERENCES)
+    assert good.metrics["METEOR"] == pytest.approx(0.5430106152849822)
+    assert bad.metrics["METEOR"] < good.metrics["METEOR"]
+    assert list(good.metrics)[3:] == ["BLEU-4", "METEOR", "ROUGE-L", "CIDEr"]
+    assert good.notes == ()
+    assert score_captions(CANDIDATES, REFERENCES) == good
 
 
 @pytest.fixture

@@ -73,17 +73,22 @@ def test_lvis_finds_its_images_by_their_addresses_in_both_splits(tmp_path):
 
 def test_shards_are_read_as_the_validation_split_of_a_data_set(tmp_path):
     mask = disc(20, 30, 12)
-    region = Region(rle(mask), (8.0, 18.0, 25.0, 25.0), float(mask.sum()), "dog", ["a dog"])
-    plain = Region(rle(mask), (8.0, 18.0, 25.0, 25.0), float(mask.sum()))
+    box, area = (8.0, 18.0, 25.0, 25.0), float(mask.sum())
+    described = Region(rle(mask), box, area, "dog", ["a dog", " "])
+    named = Region(rle(mask), box, area, "hot_dog")
+    plain = Region(rle(mask), box, area)
     image = write(tmp_path / "coco", content()) / "images/11.png"
     with ShardWriter(tmp_path / "data/val", samples_per_shard=4) as writer:
-        writer.write(Sample("first", image.read_bytes(), 80, 60, [region, plain]))
+        writer.write(Sample("first", image.read_bytes(), 80, 60, [described, named, plain]))
     found = read_ground_truth(tmp_path / "data")
-    assert found.category_names == {1: "dog", 2: "region"}
-    assert [each["category_id"] for each in found.annotations] == [1, 2]
+    assert found.category_names == {1: "dog", 2: "hot_dog", 3: "region"}
+    assert [each["category_id"] for each in found.annotations] == [1, 2, 3]
     assert found.annotations[0]["captions"] == ["a dog"]
     assert np.array_equal(coco_mask.decode(found.mask(found.annotations[0])), mask)
+    assert found.annotations[1]["captions"] == []
     assert found.places[1].read() == image.read_bytes()
+    named = read_ground_truth(tmp_path / "data", wording="category")
+    assert [each["captions"] for each in named.annotations] == [["a dog"], ["hot dog"], []]
 
 
 @pytest.mark.parametrize(

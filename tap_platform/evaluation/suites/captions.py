@@ -22,25 +22,24 @@ from numpy.typing import NDArray
 from tap_platform.evaluation.suites.ground_truth import GroundTruth, ImageId, Record, boxes_of
 from tap_platform.evaluation.suites.java import JavaMissingError, TextMetrics
 from tap_platform.evaluation.suites.suite import Asker, Case, SuiteName, SuiteResult
+from tap_platform.prediction.captions import CaptionToken, Speech
 from tap_platform.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from tap_platform.evaluation.suites.view import ImageView
 
-METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
 # pycocoevalcap leaves these tokens out.
 PUNCTUATION = frozenset(
     ["''", "'", "``", "`", "-lrb-", "-rrb-", "-lcb-", "-rcb-", *".?!,:-;", "--", "..."]
 )
 WHOLE_IMAGE = (np.nan,) * 4
-CAPTIONS_AT_ONCE = 64
 
 
 class CaptionScores(NamedTuple):
     """How near candidates are to their references."""
 
     metrics: dict[str, float | None]
-    """By the names of `METRICS`; None for METEOR without Java."""
+    """BLEU-1 to BLEU-4, METEOR, ROUGE-L and CIDEr; None for METEOR without Java."""
     cider: list[float]
     """CIDEr of each candidate; 10 is a perfect one among many."""
     notes: tuple[str, ...]
@@ -57,19 +56,34 @@ def score_captions(candidates: Sequence[str], references: Sequence[Sequence[str]
         candidates: one for each region.
         references: at least one for each region.
     """
-    flat = [*candidates, *(text for texts in references for text in texts)]
-    meteor: float | None = None
-    notes: tuple[str, ...] = ()
+    (scores,) = compare_captions([candidates], references)
+    return scores
+
+
+def compare_captions(
+    speakers: Sequence[Sequence[str]], references: Sequence[Sequence[str]]
+) -> list[CaptionScores]:
+    """The same for several speakers about the same regions: Java's slow start is paid once.
+
+    Args:
+        speakers: captions of each, one for each region.
+        references: see `score_captions`.
+    """
     try:
         with TextMetrics() as java:
-            found, wanted = _grouped(_without_punctuation(java.tokenize(flat)), references)
-            meteor, _ = java.meteor(found, wanted)
+            wanted = _grouped(java.tokenize(_flat(references)), references)
+            found = [java.tokenize(captions) for captions in speakers]
+            wanted, found = [_words_only(each) for each in wanted], [_words_only(f) for f in found]
+            meteor: list[float | None] = [java.meteor(own, wanted)[0] for own in found]
+        notes: tuple[str, ...] = ()
     except JavaMissingError as error:
+        wanted = [[plain_tokens(text) for text in texts] for texts in references]
+        found = [[plain_tokens(text) for text in captions] for captions in speakers]
+        meteor = [None] * len(found)
         notes = (f"{error}; METEOR is left out, and words are split by a plain rule",)
-        found, wanted = _grouped([plain_tokens(text) for text in flat], references)
-    metrics, cider = _python_metrics(found, wanted)
-    metrics["METEOR"] = meteor
-    return CaptionScores({name: metrics[name] for name in METRICS}, cider, notes)
+    return [
+        _all_metrics(own, wanted, score, notes) for own, score in zip(found, meteor, strict=True)
+    ]
 
 
 def plain_tokens(text: str) -> str:
@@ -77,21 +91,28 @@ def plain_tokens(text: str) -> str:
     return " ".join(re.findall(r"\w+(?:[.,]\d+)*|'\w+", text.lower()))
 
 
-def _without_punctuation(lines: Sequence[str]) -> list[str]:
+def _words_only(lines: Sequence[str]) -> list[str]:
+    """Tokenized lines without punctuation."""
     return [" ".join(word for word in line.split() if word not in PUNCTUATION) for line in lines]
 
 
-def _grouped(
-    texts: Sequence[str], references: Sequence[Sequence[str]]
-) -> tuple[list[str], list[list[str]]]:
-    """Take a flat list apart again: the candidates, then the references of each."""
-    rest = iter(texts[len(references) :])
-    return list(texts[: len(references)]), [[next(rest) for _ in own] for own in references]
+def _flat(groups: Sequence[Sequence[str]]) -> list[str]:
+    return [text for group in groups for text in group]
 
 
-def _python_metrics(
-    candidates: Sequence[str], references: Sequence[Sequence[str]]
-) -> tuple[dict[str, float | None], list[float]]:
+def _grouped(texts: Sequence[str], groups: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Take a flat list apart again, in groups of the same sizes."""
+    rest = iter(texts)
+    return [[next(rest) for _ in group] for group in groups]
+
+
+def _all_metrics(
+    candidates: Sequence[str],
+    references: Sequence[Sequence[str]],
+    meteor: float | None,
+    notes: tuple[str, ...],
+) -> CaptionScores:
+    """The metrics of tokenized captions that need no Java, beside METEOR."""
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge
@@ -102,8 +123,13 @@ def _python_metrics(
         bleu, _ = Bleu(4).compute_score(wanted, found, verbose=0)
     rouge, _ = Rouge().compute_score(wanted, found)
     cider, each = Cider().compute_score(wanted, found)
-    metrics: dict[str, float | None] = {f"BLEU-{n}": float(bleu[n - 1]) for n in range(1, 5)}
-    return {**metrics, "ROUGE-L": float(rouge), "CIDEr": float(cider)}, [float(x) for x in each]
+    metrics = {
+        **{f"BLEU-{n}": float(bleu[n - 1]) for n in range(1, 5)},
+        "METEOR": meteor,
+        "ROUGE-L": float(rouge),
+        "CIDEr": float(cider),
+    }
+    return CaptionScores(metrics, [float(score) for score in each], notes)
 
 
 class CaptionedRegion(NamedTuple):
@@ -120,26 +146,22 @@ class Captioner:
 
     tokenizer: Path
     """The SentencePiece model of the text decoder's training."""
+    token: CaptionToken = "semantic"
+    """What prompted the text decoder in its training."""
 
     def __call__(self, view: ImageView, boxes: NDArray[np.float32]) -> list[str]:
-        """Captions of boxes [M, 4], by the semantic token that answers a box."""
-        tokenizer = self._tokenizer
+        """Captions of boxes [M, 4], by the token that answers a box."""
         height, width = view.size
         whole = np.array([0, 0, width, height], np.float32)
-        tokens = view.ask_boxes(np.where(np.isnan(boxes), whole, boxes)).semantic_tokens[:, 0]
-        words = view.model.config.text_length - 2
-        return [
-            tokenizer.decode(row)
-            for part in tokens.split(CAPTIONS_AT_ONCE)
-            for row in view.model.caption(part, words).tolist()
-        ]
+        output = view.ask_boxes(np.where(np.isnan(boxes), whole, boxes))
+        return self._speech.describe(view.model, self._speech.tokens_of(output)[:, 0])
 
     @cached_property
-    def _tokenizer(self) -> Tokenizer:
-        return Tokenizer(self.tokenizer)
+    def _speech(self) -> Speech:
+        return Speech(Tokenizer(self.tokenizer), self.token)
 
-    def __getstate__(self) -> dict[str, Path]:
-        return {"tokenizer": self.tokenizer}
+    def __getstate__(self) -> dict[str, Any]:
+        return {"tokenizer": self.tokenizer, "token": self.token}
 
 
 @dataclass(frozen=True)
@@ -148,6 +170,8 @@ class CaptionSuite:
 
     truth: GroundTruth
     tokenizer: Path
+    token: CaptionToken = "semantic"
+    """See `Captioner`, as for the tokenizer."""
     name: SuiteName = "captions"
 
     @property
@@ -186,7 +210,7 @@ class CaptionSuite:
 
     def asker(self) -> Asker:
         """Who describes."""
-        return Captioner(self.tokenizer)
+        return Captioner(self.tokenizer, self.token)
 
     def score(self, answers: Mapping[ImageId, list[str]]) -> SuiteResult:
         """All metrics over all regions together."""

@@ -18,6 +18,7 @@ import orjson
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
+from datamodules.decoding.phrases import Wording, read_phrases
 from datamodules.shards.entries import INDEX_NAME
 from datamodules.shards.index import DataIndex, SampleIndex
 from datamodules.shards.reader import read_samples
@@ -168,13 +169,14 @@ def boxes_of(annotations: Iterable[Record]) -> NDArray[np.float32]:
     return boxes
 
 
-def read_ground_truth(source: str | Path) -> GroundTruth:
+def read_ground_truth(source: str | Path, wording: Wording = "own") -> GroundTruth:
     """Read COCO's or LVIS's annotations with their images, or shards.
 
     Args:
         source: an annotation file; a folder with `annotations.json` and `images/`; a folder in
             COCO's own layout, whose validation split is taken; a folder of shards; or a data set,
             whose split `val` is taken.
+        wording: see `truth_of_shards`.
 
     Raises:
         ValueError: if there is no such thing, or its annotations are broken; the message says what
@@ -185,7 +187,7 @@ def read_ground_truth(source: str | Path) -> GroundTruth:
         return _read_json(path)
     for folder in (path, path / "val"):
         if (folder / INDEX_NAME).is_file():
-            return truth_of_shards(DataIndex.load(folder), str(folder))
+            return truth_of_shards(DataIndex.load(folder), str(folder), wording)
     for name in ANNOTATION_FILES:
         if (path / name).is_file():
             return _read_json(path / name)
@@ -284,12 +286,13 @@ def _with_split(address: PurePosixPath) -> Iterator[str]:
     yield from (f"{split}/{address.name}" for split in ("val2017", "train2017"))
 
 
-def truth_of_shards(index: SampleIndex, origin: str) -> GroundTruth:
+def truth_of_shards(index: SampleIndex, origin: str, wording: Wording = "own") -> GroundTruth:
     """Shards as COCO's structure; categories get numbers by the alphabet.
 
     Args:
         index: the samples.
         origin: where they lie, for people.
+        wording: what describes a region, its phrases or also the name of its category.
 
     Raises:
         ValueError: if a sample cannot be read.
@@ -306,7 +309,9 @@ def truth_of_shards(index: SampleIndex, origin: str) -> GroundTruth:
             "file_name": key,
         }
         places[identity] = ShardImage(index, shard, number)
-        for region in read.regions:
+        said = [{"phrases": each.phrases, "category": each.category} for each in read.regions]
+        captions = read_phrases(said, wording).of_regions
+        for region, phrases in zip(read.regions, captions, strict=True):
             annotations.append(
                 {
                     "id": len(annotations) + 1,
@@ -316,7 +321,7 @@ def truth_of_shards(index: SampleIndex, origin: str) -> GroundTruth:
                     "area": region.area,
                     "iscrowd": 0,
                     "segmentation": region.segmentation,
-                    "captions": region.phrases,
+                    "captions": list(phrases),
                 }
             )
     names = sorted({each["category"] for each in annotations})
