@@ -7,6 +7,7 @@ import sys
 import click
 
 from tap_platform import __version__
+from tap_platform.cli.ablation import ablate
 from tap_platform.cli.concepts import concepts
 from tap_platform.cli.data import data
 from tap_platform.cli.models import app, evaluate, export, predict
@@ -26,6 +27,7 @@ def tap() -> None:
 
 
 for verb in (
+    ablate,
     demo,
     train,
     run_stages,

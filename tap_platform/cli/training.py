@@ -27,17 +27,46 @@ def train(spec: Path | None, overrides: tuple[str, ...], run: str | None) -> Non
 
     `tap train --resume RUN` takes the job from the run directory; RUN is its name or its path.
     """
+    from tap_platform.config.load_pipeline import is_pipeline
     from tap_platform.launch.train import resume_run, start_run
 
     if run is not None:
-        given = ([str(spec)] if spec else []) + list(overrides)
-        if given:
-            raise click.UsageError(f"--resume takes the job from the run; leave out {given[0]!r}")
+        _refuse_beside_resume(spec, overrides, "job")
         resume_run(run)
     elif spec is None:
         raise click.UsageError("name a job file, such as jobs/tap_tiny_scenes.yaml")
+    elif is_pipeline(spec):
+        raise click.UsageError(f"{spec} is a pipeline of several jobs: tap run {spec}")
     else:
         start_run(spec, overrides)
+
+
+@click.command("run")
+@click.argument("spec", type=FILE, required=False)
+@click.argument("overrides", nargs=-1, metavar="[STAGE.KEY=VALUE]...")
+@click.option("--resume", "run", metavar="RUN", help="Go on from the stage and step it was in.")
+def run_stages(spec: Path | None, overrides: tuple[str, ...], run: str | None) -> None:
+    """Run the pipeline SPEC: its jobs one after the other, each from an earlier one's weights.
+
+    `pretrain.training.max_steps=100` changes the stage `pretrain`, `all.tracking.tracker=none` all
+    that train, `storage=FOLDER` where they lie. `tap run --resume RUN` goes on with the pipeline of
+    a parent run.
+    """
+    from tap_platform.launch.pipeline import resume_pipeline, start_pipeline
+
+    if run is not None:
+        _refuse_beside_resume(spec, overrides, "pipeline")
+        resume_pipeline(run)
+    elif spec is None:
+        raise click.UsageError("name a pipeline, such as jobs/scenes_pipeline.yaml")
+    else:
+        start_pipeline(spec, overrides)
+
+
+def _refuse_beside_resume(spec: Path | None, overrides: tuple[str, ...], what: str) -> None:
+    given = ([str(spec)] if spec else []) + list(overrides)
+    if given:
+        raise click.UsageError(f"--resume takes the {what} from the run; leave out {given[0]!r}")
 
 
 @click.command()
@@ -54,10 +83,22 @@ def sync(run: str) -> None:
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 def plan(spec: Path, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Show the resolved job, its parameter counts and its batch arithmetic."""
+    """Show the resolved job, its parameter counts and its batch arithmetic.
+
+    Of a pipeline, show what each stage trains, on what and how long.
+    """
     from tap_platform.config.load import load_job
+    from tap_platform.config.load_pipeline import is_pipeline, load_pipeline
+    from tap_platform.launch.pipeline_plan import make_pipeline_plan, print_pipeline_plan
     from tap_platform.launch.plan import make_plan, print_plan
 
+    if is_pipeline(spec):
+        stages = make_pipeline_plan(load_pipeline(spec, overrides))
+        if as_json:
+            click.echo(stages.model_dump_json(indent=2))
+        else:
+            print_pipeline_plan(stages)
+        return
     made = make_plan(load_job(spec, overrides))
     if as_json:
         click.echo(made.model_dump_json(indent=2))
@@ -66,10 +107,11 @@ def plan(spec: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 
 
 @click.command()
-def schema() -> None:
+@click.option("--pipeline", is_flag=True, help="Of a pipeline file instead.")
+def schema(pipeline: bool) -> None:
     """Print the JSON schema of a job file, for editors."""
     import json
 
-    from tap_platform.config.schema import job_schema
+    from tap_platform.config.schema import job_schema, pipeline_schema
 
-    click.echo(json.dumps(job_schema(), indent=2))
+    click.echo(json.dumps(pipeline_schema() if pipeline else job_schema(), indent=2))

@@ -1,4 +1,4 @@
-"""The JSON schema of a job file: what an editor checks while a person writes one."""
+"""The JSON schema of job and pipeline files: what an editor checks while a person writes one."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from typing import Any
 
 from tap_platform.config.job import JobConfig
 from tap_platform.config.model import PRESETS
+from tap_platform.config.pipeline import EvaluationStage, JobStage, PipelineDocument
 
 
 def job_schema() -> dict[str, Any]:
     """The schema of a job file, which says less and more than a resolved job.
 
     Less, for what a file leaves out may stand in the one that it extends: nothing is required.
-    More, for `extends` and `model.preset` are gone once a job is resolved.
+    More, for `extends`, `model.preset` and weights that are named by one word are gone once a job
+    is resolved.
     """
     schema: dict[str, Any] = JobConfig.model_json_schema()
     sections = schema["$defs"]
@@ -29,4 +31,27 @@ def job_schema() -> dict[str, Any]:
     for name in ("data", "recipe"):
         section = schema["properties"][name]
         section["anyOf"] = section.pop("oneOf")
+    schema["properties"]["init_from"]["anyOf"].append({"type": "string"})
     return schema
+
+
+def pipeline_schema() -> dict[str, Any]:
+    """The schema of a pipeline file: keys of jobs in `base` and in stages, or `evaluate`."""
+    schema: dict[str, Any] = PipelineDocument.model_json_schema()
+    job = job_schema()
+    sections = job.pop("$defs")
+    evaluation = EvaluationStage.model_json_schema()
+    sections |= evaluation.pop("$defs")
+    for shared in ("name", "project", "storage"):
+        del job["properties"][shared]
+    stage_name = JobStage.model_json_schema()["properties"]["name"]
+    stage = {**job, "properties": {"name": stage_name, **job["properties"]}, "required": ["name"]}
+    schema["properties"]["base"].pop("additionalProperties")
+    schema["properties"]["base"] |= {"$ref": "#/$defs/Job"}
+    schema["properties"]["stages"]["items"] = {
+        "if": {"required": ["evaluate"]},
+        "then": {"$ref": "#/$defs/EvaluationStage"},
+        "else": {"$ref": "#/$defs/JobStage"},
+    }
+    named = {"Job": job, "JobStage": stage, "EvaluationStage": evaluation}
+    return {**schema, "$defs": sections | named}

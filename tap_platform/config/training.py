@@ -94,3 +94,5 @@ class EvaluationConfig(Section):
     """Held-out images in the final table and pictures; all by default, 0 for no final table."""
     pictures: int = Field(12, gt=0)
     """Regions drawn in the picture grid."""
+    page: bool = True
+    """Write `report/index.html` at the end: curves, scores and held-out regions, for people."""

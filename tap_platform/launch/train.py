@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from tap_platform.config.job import JobConfig
 from tap_platform.config.load import load_job, validate_job
+from tap_platform.config.recipe import TapCaptionConfig
+from tap_platform.config.tracking import TrackingConfig
 from tap_platform.launch.data_sets import data_hashes, training_index
-from tap_platform.launch.errors import RunFailedError
+from tap_platform.launch.errors import RunStoppedError
 from tap_platform.launch.plan import make_plan
 from tap_platform.launch.prepare import check_data, prepare_data
 from tap_platform.launch.workers import run_workers
@@ -23,6 +27,9 @@ from tap_platform.runs.events import EventLog
 from tap_platform.runs.files import locked, read_json, write_json
 from tap_platform.runs.status import driver_identity, read_status, update_status
 from tap_platform.runs.tracking import build_follower
+
+if TYPE_CHECKING:
+    from tap_platform.launch.initial_weights import StartingPoint
 
 
 def start_run(spec: Path, overrides: Sequence[str] = ()) -> RunDirectory:
@@ -36,33 +43,83 @@ def start_run(spec: Path, overrides: Sequence[str] = ()) -> RunDirectory:
     return train(job, create_run(job))
 
 
-def resume_run(name: str, storage: str = "runs") -> RunDirectory:
+def resume_run(name: str, storage: str = "runs", console: Console | None = None) -> RunDirectory:
     """Go on with a run from its last checkpoint.
 
     Args:
         name: the run's name, or the path of its directory.
         storage: where to look for a name.
+        console: where to tell how it goes.
 
     Raises:
-        ValueError: if there is no such run, or its config or data is refused.
+        ValueError: if there is no such run, its config or data is refused, or the weights that it
+            started from are needed and gone.
         RunFailedError: if training failed.
     """
     run = RunDirectory.find(storage, name)
+    if run.pipeline.is_file():
+        how = shlex.quote(str(run.path))
+        raise ValueError(f"{run.name} is a pipeline; it goes on with: tap run --resume {how}")
     job = validate_job(read_json(run.config), where=str(run.config))
-    check_data(job)
-    return train(job, run)
+    if job.init_from is not None:
+        from tap_platform.launch.initial_weights import check_resumable
+
+        check_resumable(job, run)
+    check_data(job, console)
+    return train(job, run, console)
 
 
-def create_run(job: JobConfig) -> RunDirectory:
+def create_run(
+    job: JobConfig, name: str | None = None, console: Console | None = None
+) -> RunDirectory:
     """Make a job's data ready, check it, and make the run directory.
 
+    Args:
+        job: the job.
+        name: of the run; by default a new one after the job's.
+        console: where to tell what it is made of.
+
     Raises:
-        ValueError: if the data or the storage is refused.
+        ValueError: if storage, initial weights, data or tokenizer are refused; no run directory is
+            left then.
     """
     check_storage(job.storage)
-    prepare_data(job.data, job.model.concept_dim)
-    check_data(job)
-    run = RunDirectory.create(job.storage, job.project, new_run_name(job.name))
+    initial = _initial_weights(job, console)
+    prepare_data(job.data, job.model.concept_dim, console)
+    check_data(job, console)
+    run = RunDirectory.create(job.storage, job.project, name or new_run_name(job.name))
+    with _removed_on_error(run):
+        if initial is not None:
+            initial.write(run)
+        if isinstance(job.recipe, TapCaptionConfig):
+            from tap_platform.launch.tokenizers import prepare_tokenizer
+
+            prepare_tokenizer(job, run)
+        _describe(job, run)
+    return run
+
+
+def _initial_weights(job: JobConfig, console: Console | None) -> StartingPoint | None:
+    """What a job's model starts from, tried and shown; nothing for a job from scratch."""
+    if job.init_from is None:
+        return None
+    from tap_platform.launch.initial_weights import check_initial_weights
+
+    return check_initial_weights(job, console)
+
+
+@contextmanager
+def _removed_on_error(run: RunDirectory) -> Iterator[None]:
+    """Leave no half run behind."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(run.path)
+        raise
+
+
+def _describe(job: JobConfig, run: RunDirectory) -> None:
+    """Write down what the run will do and what it is made of."""
     made_of = provenance.collect(
         config_hash=job.identity,
         data_hash=training_index(job.data).sha256,
@@ -71,32 +128,49 @@ def create_run(job: JobConfig) -> RunDirectory:
     write_json(run.config, job.model_dump(mode="json"))
     write_json(run.plan, make_plan(job).model_dump(mode="json"))
     write_json(run.provenance, made_of.to_json())
-    return run
 
 
-def train(job: JobConfig, run: RunDirectory) -> RunDirectory:
-    """One attempt of a run: workers, tracking and the final evaluation.
+def train(job: JobConfig, run: RunDirectory, console: Console | None = None) -> RunDirectory:
+    """One attempt of a run: workers, tracking, the final evaluation and the page of the run.
+
+    Args:
+        job: what the run's config says.
+        run: its directory.
+        console: where to tell how it goes; the terminal by default.
 
     Raises:
         ValueError: if another process trains the run.
         RunFailedError: if training failed, or was stopped.
     """
-    console = Console()
-    with _alone(run):
+    console = console or Console()
+    with alone(run):
         attempt = run.begin_attempt()
         console.print(f"[bold]{run.name}[/], attempt {attempt}")
-        with _tracked(run, job, console), _recorded(run, job, attempt):
+        with tracked(run, job.tracking, console), _recorded(run, job, attempt):
             run_workers(job, run, attempt, console)
             if job.evaluation.final_images != 0:
                 from tap_platform.launch.final_evaluation import evaluate_run
 
                 evaluate_run(job, run, console)
+        if job.evaluation.page:
+            _write_page(run, console)
     console.print(where_everything_lies(job, run), soft_wrap=True, highlight=False)
     return run
 
 
+def _write_page(run: RunDirectory, console: Console) -> None:
+    """Write the run's page; a page that fails does not spoil a run that is done."""
+    from tap_platform.launch.run_page import write_page
+
+    try:
+        write_page(run)
+    except Exception as error:  # whatever it is, the run itself has ended well
+        how = shlex.quote(str(run.path))
+        console.print(f"[yellow]no page was written ({error});[/] try: tap report {how}")
+
+
 @contextmanager
-def _alone(run: RunDirectory) -> Iterator[None]:
+def alone(run: RunDirectory) -> Iterator[None]:
     """Hold the run for one driver: two would write each other's checkpoints and metrics."""
     with ExitStack() as held:
         try:
@@ -129,7 +203,7 @@ def _recorded(run: RunDirectory, job: JobConfig, attempt: int) -> Iterator[None]
     except (KeyboardInterrupt, SystemExit):  # Ray answers Ctrl-C and SIGTERM with an exit
         update_status(run.status, state="interrupted", message="stopped by a signal")
         events.record("interrupted")
-        raise RunFailedError(
+        raise RunStoppedError(
             f"{run.name} was stopped; go on with: tap train --resume {shlex.quote(str(run.path))}"
         ) from None
     except BaseException as error:
@@ -141,9 +215,9 @@ def _recorded(run: RunDirectory, job: JobConfig, attempt: int) -> Iterator[None]
 
 
 @contextmanager
-def _tracked(run: RunDirectory, job: JobConfig, console: Console) -> Iterator[None]:
+def tracked(run: RunDirectory, tracking: TrackingConfig, console: Console) -> Iterator[None]:
     """Let a tracker follow the run; its last look comes after the run's end is recorded."""
-    follower = build_follower(run, job.tracking)
+    follower = build_follower(run, tracking)
     if follower is None:
         yield
         return
@@ -151,9 +225,9 @@ def _tracked(run: RunDirectory, job: JobConfig, console: Console) -> Iterator[No
     try:
         yield
     finally:
-        if not follower.stop(job.tracking.final_timeout):
+        if not follower.stop(tracking.final_timeout):
             console.print(
-                f"{job.tracking.tracker} lacks the last records of this run (why: {run.events});"
+                f"{tracking.tracker} lacks the last records of this run (why: {run.events});"
                 f" send them with: tap sync {shlex.quote(str(run.path))}",
                 soft_wrap=True,
             )
@@ -163,6 +237,7 @@ def where_everything_lies(job: JobConfig, run: RunDirectory) -> str:
     """What a person may want to open next."""
     lines = [f"run directory  {run.path}"]
     lines += [f"picture        {picture}" for picture in sorted(run.pictures.glob("*.png"))]
+    lines += [f"page           {page}" for page in run.report.glob("index.html")]
     if job.tracking.tracker == "mlflow":
         uri = job.tracking.mlflow.uri or f"sqlite:///{run.storage / 'mlflow.db'}"
         lines.append(

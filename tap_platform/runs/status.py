@@ -25,10 +25,12 @@ class RunStatus(BaseModel):
 
     state: State = "preparing"
     """What the driver last said: `preparing` and `running` until one of the three ends."""
+    parent: str | None = None
+    """The run of the same project that this one is a stage of; null for a run of its own."""
     step: int = 0
-    """Optimizer steps done."""
+    """Optimizer steps done; stages finished, of a run that consists of stages."""
     max_steps: int | None = None
-    """Optimizer steps to do; null while unknown."""
+    """Optimizer steps, or stages, to do; null while unknown."""
     attempt: int = 0
     """Starts of this run, the present one included."""
     started: str = Field(default_factory=utc_now)
