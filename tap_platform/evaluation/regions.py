@@ -43,7 +43,7 @@ def evaluate_regions(
         with evaluation_mode(model):
             own = batch.to(device)
             answers = ask(model, own)
-            sums += _sums(answers, own, vocabulary)
+            sums += score_batch(answers, own, vocabulary)
             if listen:
                 listen(own, answers)
         if progress:
@@ -51,15 +51,11 @@ def evaluate_regions(
     return RegionScores.from_sums(sums)
 
 
-def score_batch(model: Tap, batch: RegionBatch, vocabulary: Tensor) -> Tensor:
+def score_batch(answers: Answers, batch: RegionBatch, vocabulary: Tensor) -> Tensor:
     """The sums of `region_sums` for one batch, over the regions with a mask: float64 [6].
 
-    The model, the batch and the vocabulary are on one device; the caller sets evaluation mode.
+    Answers, batch and vocabulary are on one device.
     """
-    return _sums(ask(model, batch), batch, vocabulary)
-
-
-def _sums(answers: Answers, batch: RegionBatch, vocabulary: Tensor) -> Tensor:
     by_point = actual_iou(answers.by_point.masks, batch.masks)
     picked = route(torch.zeros_like(batch.has_prior), answers.by_point.iou)
     return region_sums(

@@ -29,13 +29,14 @@ from tap_platform.evaluation.suites.ground_truth import (
 from tap_platform.evaluation.suites.instances import InstanceSuite
 from tap_platform.evaluation.suites.prompts import PromptSuite
 from tap_platform.evaluation.suites.report import Evaluation, report_tables, write_report
-from tap_platform.evaluation.suites.suite import SUITE_NAMES, Suite, SuiteName, SuiteResult
+from tap_platform.evaluation.suites.suite import SUITE_NAMES, Suite, SuiteName
 from tap_platform.evaluation.suites.view import check_width
 from tap_platform.launch.data_sets import data_sets, held_out_index
 from tap_platform.launch.evaluate import Workers, evaluate
 from tap_platform.launch.tokenizers import SHIPPED, named_tokenizer
 from tap_platform.launch.weights_source import Loaded, RunWeights, load_run, load_weights
 from tap_platform.runs.directory import RunDirectory
+from tap_platform.runs.events import EventLog
 from tap_platform.runs.files import read_json, write_atomic
 from tap_platform.runs.metrics import MetricsWriter
 from tap_platform.runs.tracking import build_follower
@@ -93,7 +94,7 @@ def run_evaluation(settings: EvaluationSettings, out: Path, console: Console) ->
         console.print(f"[yellow]{warning}[/]", highlight=False)
     console.print(f"report, predictions and pictures: {out}", highlight=False)
     if run is not None:
-        _log(run, results, pictures, console)
+        _log(run, evaluation, pictures, console)
     return evaluation
 
 
@@ -188,13 +189,16 @@ def _tokenizer(settings: EvaluationSettings, loaded: Loaded) -> Path:
 
 
 def _log(
-    run: RunWeights, results: Sequence[SuiteResult], pictures: Sequence[Path], console: Console
+    run: RunWeights, evaluation: Evaluation, pictures: Sequence[Path], console: Console
 ) -> None:
-    """Metrics and pictures to the run, and from there to its tracker."""
+    """Metrics, what they are of, and pictures to the run, and from there to its tracker."""
     writer = MetricsWriter(run.run.metrics, attempt=run.run.attempt)
-    for result in results:
+    events = EventLog(run.run.events, attempt=run.run.attempt)
+    for result in evaluation.results:
         values = {_plain(n): value for n, value in result.metrics.items() if value is not None}
         writer.write(run.step, values, kind=f"eval_{result.suite}")
+        told = {"suite": result.suite, "protocol": result.protocol, "data": evaluation.data}
+        events.record("evaluated", **told)
     for picture in pictures:
         target = run.run.pictures / f"eval-{picture.stem}-step-{run.step}.png"
         write_atomic(target, picture.read_bytes())

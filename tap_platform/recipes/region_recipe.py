@@ -16,6 +16,7 @@ from torch import Tensor
 
 from datamodules.stream.batch import RegionBatch
 from tap_platform.config.job import JobConfig
+from tap_platform.evaluation.answers import Answers, ask
 from tap_platform.evaluation.regions import score_batch
 from tap_platform.evaluation.scores import RegionScores
 from tap_platform.models import RegionOutput, Tap
@@ -112,7 +113,7 @@ class RegionRecipe(LightningModule):
 
     def validation_step(self, batch: RegionBatch, batch_idx: int) -> None:
         """Score held-out regions."""
-        self._held_out_sums.append(self.held_out_sums(batch))
+        self._held_out_sums.append(self.held_out_sums(batch, ask(self.model, batch)))
 
     def on_validation_epoch_end(self) -> None:
         """Record the scores over all workers."""
@@ -123,9 +124,9 @@ class RegionRecipe(LightningModule):
         if known:
             self.log_dict({**known, "step": float(self.global_step)})
 
-    def held_out_sums(self, batch: RegionBatch) -> Tensor:
-        """Sums over a batch that scores are made of, float64 [K]: answers to boxes and points."""
-        return score_batch(self.model, batch, self.vocabulary)
+    def held_out_sums(self, batch: RegionBatch, answers: Answers) -> Tensor:
+        """Sums over a batch and its answers that scores are made of, float64 [K]."""
+        return score_batch(answers, batch, self.vocabulary)
 
     def held_out_values(self, sums: Tensor) -> dict[str, float | None]:
         """Scores from sums over all batches and workers; None where no region tells."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from datamodules.stream.batch import RegionBatch
 from tap_platform.config.job import JobConfig
 from tap_platform.config.recipe import TapCaptionConfig
+from tap_platform.evaluation.answers import Answers
 from tap_platform.models import RegionOutput
 from tap_platform.objectives.captions import caption_loss, draw_phrases
 from tap_platform.objectives.draws import region_seeds
@@ -78,14 +79,12 @@ class TapCaption(RegionRecipe):
         values = term_values(sums)
         return {**values, "loss": values["loss"] + self.caption.weight * caption, **captions}
 
-    def held_out_sums(self, batch: RegionBatch) -> Tensor:
+    def held_out_sums(self, batch: RegionBatch, answers: Answers) -> Tensor:
         """Beside the sums of all recipes, the loss of each region's first phrase, by its box."""
         captions = self._captions([each[0] if each else "" for each in batch.phrases])
-        boxes = box_prompts(batch.boxes[captions.rows])
-        answers = self.decode(self.encode(batch), boxes, batch.image_index[captions.rows])
-        losses = self._losses(self._tokens(answers)[:, 0], captions)
+        losses = self._losses(self._tokens(answers.by_box)[captions.rows, 0], captions)
         own = torch.stack([(losses * captions.weights).sum(), captions.weights.sum()])
-        return torch.cat([super().held_out_sums(batch), own])
+        return torch.cat([super().held_out_sums(batch, answers), own])
 
     def held_out_values(self, sums: Tensor) -> dict[str, float | None]:
         """The scores of all recipes, and the mean caption loss."""
