@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -47,8 +47,8 @@ class Measure(Section):
     """Whose scores are read."""
     score: str
     """Which of the `trained` scores in the run's `report/scores.json`."""
-    percent: bool = True
-    """Whether it is a share, shown in percent."""
+    unit: Literal["%", ""] = "%"
+    """Scores are shown times 100: shares in percent, CIDEr and METEOR without a unit, as in papers."""
 
 
 class AblationTable(Section):

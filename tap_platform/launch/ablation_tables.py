@@ -81,12 +81,13 @@ def mean_and_spread(values: Sequence[float | None], measure: Measure) -> str:
     there = [value for value in values if value is not None]
     if not there:
         return "-"
-    scale, digits, unit = (100, 1, " %") if measure.percent else (1, 3, "")
-    text = f"{scale * mean(there):.{digits}f}"
+    text = f"{100 * mean(there):.1f}"
     if len(there) > 1:
-        text += f" ± {scale * stdev(there):.{digits}f}"
+        text += f" ± {100 * stdev(there):.1f}"
     lacking = len(values) - len(there)
-    return text + unit + (f" ({len(there)} of {len(values)} seeds)" if lacking else "")
+    return f"{text} {measure.unit}".rstrip() + (
+        f" ({len(there)} of {len(values)} seeds)" if lacking else ""
+    )
 
 
 def verdicts(table: AblationTable, scores: Scores) -> list[str]:
@@ -108,8 +109,7 @@ def _verdict(lower: str, upper: str, measure: Measure, scores: Scores) -> str:
     where = f"{measure.title}: {lower} to {upper}"
     if not steps:
         return f"{where}: not measured"
-    scale, digits, unit = (100, 1, " points") if measure.percent else (1, 3, "")
     rises = sum(step > 0 for step in steps)
     word = "rises" if rises == len(steps) else "does not rise" if not rises else "is undecided"
-    signs = ", ".join(f"{scale * step:+.{digits}f}" for step in steps)
-    return f"{where}: {word}, {rises} of {len(steps)} seeds ({signs}{unit})"
+    sizes = ", ".join(f"{100 * step:+.1f}" for step in steps)
+    return f"{where}: {word}, {rises} of {len(steps)} seeds ({sizes})"

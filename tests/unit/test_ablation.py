@@ -53,7 +53,7 @@ TREE = {
         {
             "title": "supervision",
             "variants": ["A", "B", "D"],
-            "measures": [{"title": "CIDEr", "stage": "caption", "score": "cider"}],
+            "measures": [{"title": "CIDEr", "stage": "caption", "score": "cider", "unit": ""}],
             "rising": True,
         }
     ],
@@ -139,14 +139,14 @@ def test_a_wrong_key_names_its_variant_and_stage(spec, tmp_path):
         ablation_units(config, "small-1", tmp_path)
 
 
-CIDER = Measure(title="CIDEr", stage="caption", score="cider", percent=False)
+CIDER = Measure(title="CIDEr", stage="caption", score="cider", unit="")
 TOP1 = Measure(title="top-1", stage="pretrain", score="concept_top1")
 
 
 def test_a_mean_has_its_spread_and_tells_of_missing_seeds():
     assert mean_and_spread([0.4, 0.5], TOP1) == "45.0 ± 7.1 %"
     assert mean_and_spread([0.4, None], TOP1) == "40.0 % (1 of 2 seeds)"
-    assert mean_and_spread([1.25], CIDER) == "1.250"
+    assert mean_and_spread([1.25], CIDER) == "125.0"
     assert mean_and_spread([None], CIDER) == "-"
 
 
@@ -154,8 +154,8 @@ def test_a_verdict_compares_seed_by_seed():
     values = {"A": [1.0, 3.0], "B": [2.0, 4.0], "D": [2.5, 1.0]}
     table = AblationTable(title="t", variants=("A", "B", "D"), measures=(CIDER,), rising=True)
     assert verdicts(table, lambda variant, measure: values[variant]) == [
-        "CIDEr: A to B: rises, 2 of 2 seeds (+1.000, +1.000)",
-        "CIDEr: B to D: is undecided, 1 of 2 seeds (+0.500, -3.000)",
+        "CIDEr: A to B: rises, 2 of 2 seeds (+100.0, +100.0)",
+        "CIDEr: B to D: is undecided, 1 of 2 seeds (+50.0, -300.0)",
     ]
     still = table.model_copy(update={"rising": False})
     assert verdicts(still, lambda variant, measure: values[variant]) == []
@@ -171,6 +171,6 @@ def test_tables_read_the_reports_of_the_runs(units, spec, tmp_path):
             write_json(report, {"step": 4, "trained": {"cider": number / 100}})
     scores = scores_of(units, parent, config.seeds)
     text = markdown_table(config.tables[0], config.variants, scores)
-    assert "| A | masks only | 6.0 ± 4.2 % |" in text
+    assert "| A | masks only | 6.0 ± 4.2 |" in text
     assert "| D | concepts | - |" in text
-    assert "- CIDEr: A to B: rises, 2 of 2 seeds (+1.0, +1.0 points)" in text
+    assert "- CIDEr: A to B: rises, 2 of 2 seeds (+1.0, +1.0)" in text

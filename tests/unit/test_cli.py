@@ -22,6 +22,7 @@ for arguments in (
     ["--help"], ["schema"], ["plan", sys.argv[1]], ["train", "--help"], ["data", "--help"],
     ["data", "import", "coco", "--help"], ["data", "convert", "--help"],
     ["data", "priors", "--help"], ["data", "inspect", "--help"], ["data", "verify", "--help"],
+    ["data", "label", "--help"], ["run", "--help"], ["ablate", "--help"], ["report", "--help"],
 ):
     sys.argv[1:], spec = arguments, sys.argv[1]
     try:
@@ -72,7 +73,7 @@ def test_looking_imports_nothing_heavy():
         check=True,
     )
     told = [line for line in done.stderr.splitlines() if line.startswith("heavy after")]
-    verbs = ("--help", "schema", "plan", "train", *["data"] * 6)
+    verbs = ("--help", "schema", "plan", "train", *["data"] * 7, "run", "ablate", "report")
     assert told == [f"heavy after {verb} []" for verb in verbs]
 
 

@@ -15,7 +15,7 @@ SPECS = sorted(
     path
     for folder in ("jobs", "sweeps")
     for path in (ROOT / folder).glob("*.yaml")
-    if "name" in yaml.safe_load(path.read_text())
+    if {"name", "stages"} & yaml.safe_load(path.read_text()).keys() == {"name"}
 )
 
 

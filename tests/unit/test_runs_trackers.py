@@ -13,6 +13,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from tap_platform.config.load import load_job
+from tap_platform.config.load_pipeline import load_pipeline
 from tap_platform.config.tracking import TrackingConfig
 from tap_platform.runs import provenance
 from tap_platform.runs.directory import RunDirectory
@@ -195,6 +196,50 @@ def test_why_a_tracker_takes_nothing_is_told(storage, monkeypatch):
         sync_run(str(run.path))
 
 
+PIPELINE = JOB.with_name("scenes_pipeline.yaml")
+
+
+def make_pipeline_run(storage, name, tracker="mlflow"):
+    """A parent run, and the run of one of its stages."""
+    parent = RunDirectory.create(storage, "scenes", name)
+    pipeline = load_pipeline(PIPELINE, [f"all.tracking.tracker={tracker}"])
+    write_json(parent.pipeline, pipeline.model_dump(mode="json"))
+    write_json(parent.provenance, provenance.collect().to_json())
+    update_status(parent.status, state="running", attempt=parent.begin_attempt())
+    stage = make_run(storage, f"{name}-first")
+    update_status(stage.status, parent=name)
+    return parent, stage
+
+
+def test_mlflow_shows_a_stage_below_its_parent(storage):
+    parent, stage = make_pipeline_run(storage, "nested")
+    write_steps(stage, [1])
+    assert follower(parent).sync() == 0
+    follower(stage).sync()
+    client, above = tracked(storage, "nested")
+    _, below = tracked(storage, "nested-first")
+    assert below.data.tags["mlflow.parentRunId"] == above.info.run_id
+    assert "mlflow.parentRunId" not in above.data.tags
+
+    (parent.report / "summary.md").write_text("all stages")
+    update_status(parent.status, state="finished")
+    assert sync_run("nested", str(storage)) == 3
+    assert sync_run("nested", str(storage)) == 0
+    client, again = tracked(storage, "nested")
+    assert (again.info.run_id, again.info.status) == (above.info.run_id, "FINISHED")
+    files = {file.path for file in client.list_artifacts(above.info.run_id)}
+    assert files == {"pipeline.json", "provenance.json", "summary.md"}
+
+
+def test_a_stage_whose_parent_has_gone_is_shown_by_itself(storage):
+    parent, stage = make_pipeline_run(storage, "orphaned")
+    write_steps(stage, [1])
+    parent.status.unlink()
+    follower(stage).sync()
+    _, shown = tracked(storage, "orphaned-first")
+    assert "mlflow.parentRunId" not in shown.data.tags
+
+
 # Weights & Biases
 
 
@@ -278,6 +323,25 @@ def test_wandb_offline_is_one_run_without_doubles_after_a_kill(storage):
     follower(run, tracker="wandb").sync()
     rows, _ = rows_of(run)
     assert [int(row["step"]) for row in rows] == [1, 2, 3, 4, 5]
+
+
+def test_wandb_groups_stages_with_their_parent(storage):
+    parent, stage = make_pipeline_run(storage, "wandb-nested", "wandb")
+    write_steps(stage, [1])
+    alone = make_run(storage, "wandb-alone")
+    write_steps(alone, [1])
+    for run in (parent, stage, alone):
+        update_status(run.status, state="finished")
+        follower(run, tracker="wandb").sync()
+    groups = [group_of(run) for run in (parent, stage, alone)]
+    assert groups == ["wandb-nested", "wandb-nested", ""]
+
+
+def group_of(run):
+    rows_of(run)
+    (path,) = (run.path / "wandb").glob("offline-run-*/*.wandb")
+    (record,) = [record for record in records_of(path) if record.HasField("run")]
+    return record.run.run_group
 
 
 def test_wandb_keeps_a_record_that_comes_late(storage):

@@ -202,7 +202,7 @@ class Follower:
 
     def _files(self, status: RunStatus) -> Iterator[Path]:
         """What a tracker keeps a copy of; names that begin with a dot are still being written."""
-        single = [self.run.config, self.run.plan, self.run.provenance]
+        single = [self.run.config, self.run.pipeline, self.run.plan, self.run.provenance]
         if status.ended:
             single.append(self.run.events)
         yield from (path for path in single if path.exists())

@@ -28,6 +28,7 @@ PARAM_LENGTH = 6000
 TAG_LENGTH = 8000
 
 RUN_TAG = "tap.run"
+PARENT_TAG = "mlflow.parentRunId"
 _END_STATES = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 _MLFLOW_TAGS = {"git.revision": "mlflow.source.git.commit", "command": "mlflow.source.name"}
 _NOT_IN_NAMES = re.compile(r"[^\w\-. :/]", re.ASCII)
@@ -46,7 +47,10 @@ class MlflowTracker:
         self._params: dict[str, str] = {}
 
     def start(self, run: RunDirectory, run_id: str | None) -> Session:
-        """Open the run of that id, or the one tagged with this run's name, or a new one."""
+        """Open the run of that id, or the one tagged with this run's name, or a new one.
+
+        The run of a stage lies below that of its parent, which is made if it is not there yet.
+        """
         client = self._connect(run)
         experiment_id = self._experiment(client, run)
         known = run_id is not None and _exists(client, run_id)
@@ -148,6 +152,10 @@ class MlflowTracker:
         if found:
             return str(found[0].info.run_id)
         tags = {RUN_TAG: run.name, "tap.directory": str(run.path)}
+        if parent := run.parent:
+            # Stages that start together must not make it twice.
+            with locked(parent.path / ".mlflow.lock"):
+                tags[PARENT_TAG] = self._find_or_create(client, experiment_id, parent)
         started = _milliseconds(read_status(run.status).started)
         created = client.create_run(experiment_id, started, tags, run_name=run.name)
         return str(created.info.run_id)

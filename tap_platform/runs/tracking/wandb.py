@@ -23,6 +23,8 @@ FINISH_SECONDS = 60.0
 class WandbTracker:
     """One W&B run whose id is the run's name; its files lie in the run directory's `wandb/`.
 
+    A parent run and its stages are one group, named after the parent.
+
     W&B keeps records in memory before it stores them, so a kill loses what the run directory has.
     Online, its server tells which step it lacks; offline, the file is written anew from the start.
     """
@@ -53,6 +55,7 @@ class WandbTracker:
             id=run_id or run.name,
             name=run.name,
             project=run.project,
+            group=_group(run),
             entity=self.config.wandb.entity,
             dir=run.path,
             mode=self.config.wandb.mode,
@@ -116,6 +119,12 @@ class WandbTracker:
     def _log(self, values: Mapping[str, Any], step: int) -> None:
         """W&B drops what comes late; such a record goes to the present row, at its own `step`."""
         self._open.log({**values, "step": step}, step=max(step, self._open.step))
+
+
+def _group(run: RunDirectory) -> str | None:
+    if parent := run.parent:
+        return parent.name
+    return run.name if run.pipeline.is_file() else None
 
 
 def _settings() -> wandb.Settings:
