@@ -48,7 +48,7 @@ class Measure(Section):
     score: str
     """Which of the `trained` scores in the run's `report/scores.json`."""
     unit: Literal["%", ""] = "%"
-    """Scores are shown times 100: shares in percent, CIDEr and METEOR without a unit, as in papers."""
+    """Scores are shown times 100: shares in percent, CIDEr and METEOR without a unit."""
 
 
 class AblationTable(Section):

@@ -8,7 +8,7 @@ import pytest
 import ray
 
 from tap_platform.config.load import merge, validate_job
-from tap_platform.launch.workers import own_signals, _use_gpu
+from tap_platform.launch.workers import _use_gpu, own_signals
 
 TREE = {
     "name": "small",
