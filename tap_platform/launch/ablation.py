@@ -98,7 +98,7 @@ def _run_all(
             ready = [unit for unit in waiting if unit.after is None or unit.after in finished]
             for unit in ready[: config.at_once - len(running)]:
                 waiting.remove(unit)
-                running[pool.submit(_run_unit, unit, parent)] = unit
+                running[pool.submit(run_unit, unit, parent)] = unit
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 unit = running.pop(future)
@@ -111,7 +111,7 @@ def _run_all(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _run_unit(unit: Unit, parent: RunDirectory) -> None:
+def run_unit(unit: Unit, parent: RunDirectory) -> None:
     """Bring one run to its end; what it prints goes to a file, for others run beside it."""
     run = stage_run(parent, unit.name)
     log = parent.logs / f"{run.name}.log"

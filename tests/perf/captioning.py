@@ -28,10 +28,10 @@ from training_step import random_batch
 
 from datamodules.stream.batch import RegionBatch
 from tap_platform.config.model import PresetName, TapConfig
-from tap_platform.evaluation.suites.captions import CAPTIONS_AT_ONCE
 from tap_platform.models import Tap
 from tap_platform.models.text_decoder import END
 from tap_platform.objectives.prompts import box_prompts
+from tap_platform.prediction.captions import CAPTIONS_AT_ONCE
 
 T = TypeVar("T")
 

@@ -174,3 +174,23 @@ def test_tables_read_the_reports_of_the_runs(units, spec, tmp_path):
     assert "| A | masks only | 6.0 ± 4.2 |" in text
     assert "| D | concepts | - |" in text
     assert "- CIDEr: A to B: rises, 2 of 2 seeds (+1.0, +1.0)" in text
+
+
+ABLATIONS = Path(__file__).resolve().parents[2] / "ablations"
+
+
+@pytest.mark.parametrize("path", sorted(ABLATIONS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_ablation_that_ships_has_valid_jobs(path, tmp_path):
+    config = load_ablation(path)
+    assert config.name == path.stem
+    units = ablation_units(config, "run", tmp_path)
+    assert {unit.seed for unit in units} == set(config.seeds)
+
+
+def test_the_papers_ablation_shares_what_it_can(tmp_path):
+    config = load_ablation(ABLATIONS / "tap_tables_4_5.yaml", ["seeds=[0]"])
+    units = ablation_units(config, "run", tmp_path)
+    pretrained = [unit.variants for unit in units if unit.stage == "pretrain"]
+    assert ("B", "D", "deep") in pretrained
+    assert len(pretrained) == 6
+    assert len(units) == 11

@@ -211,3 +211,53 @@ def test_every_task_of_the_decoders_is_done_both_ways(questions):
         for way in ways.values():
             way()
     assert not questions.image.requires_grad
+
+
+def options_of(**changes):
+    from argparse import Namespace
+
+    values = {
+        "preset": "tiny",
+        "image_size": 64,
+        "images": 1,
+        "regions": 2,
+        "steps": 1,
+        "rounds": 1,
+        "device": "cpu",
+        "precision": "fp32",
+        "words": 3,
+        "quick": True,
+    }
+    return Namespace(**{**values, **changes})
+
+
+def test_fine_tuning_is_measured_as_the_recipes_do_it(tmp_path):
+    from fine_tuning import ways_of
+
+    ways = ways_of(options_of(), tmp_path)
+    before = {
+        name: {key: value.clone() for key, value in way.recipe.model.state_dict().items()}
+        for name, way in ways.items()
+    }
+    for way in ways.values():
+        assert way.train(1) > 0
+    moved = {
+        name: {
+            key.split(".")[0]
+            for key, value in way.recipe.model.state_dict().items()
+            if not torch.equal(value, before[name][key])
+        }
+        for name, way in ways.items()
+    }
+    assert moved["partial"] == {"text_decoder"}
+    assert moved["full"] >= {"image_encoder", "image_decoder", "text_decoder"}
+
+
+def test_every_caption_of_the_benchmark_has_all_its_words():
+    from captioning import measure
+    from rich.console import Console
+
+    result = measure(options_of(image_size=256, images=1), Console(quiet=True))
+    assert (result["regions"], result["words"]) == (2, 3)
+    assert set(result["shares"]) == {"encoder", "decoder", "words"}
+    assert sum(result["shares"].values()) == pytest.approx(1)
