@@ -11,7 +11,19 @@ from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 from torch import Tensor
 
-from datamodules.palette import CARD, EDGE, FAINT, INK, PAPER, WRONG, Colour
+from datamodules.palette import (
+    CARD,
+    EDGE,
+    FAINT,
+    INK,
+    PAPER,
+    PREDICTED,
+    PROMPT,
+    RIGHT,
+    TRUE,
+    WRONG,
+    Colour,
+)
 from tap_platform.evaluation.examples import Example, Words, collect_examples
 from tap_platform.prediction.captions import Speech
 
@@ -21,10 +33,6 @@ if TYPE_CHECKING:
 
 _Strokes = tuple[tuple[tuple[int, int], ...], ...]
 
-RIGHT: Colour = (22, 130, 60)
-PROMPT: Colour = (255, 176, 0)
-TRUE: Colour = (0, 122, 204)
-PREDICTED: Colour = (214, 51, 132)
 
 # Everything is drawn twice as large and shrunk at the end: smooth lines without a drawing library.
 _ZOOM = 2

@@ -11,12 +11,13 @@ import torch
 from PIL import Image
 
 from datamodules.decoding.decode import Frame
+from datamodules.palette import PREDICTED, TRUE
 from datamodules.stream.decoder import Decoder
 from datamodules.stream.quarantine import Quarantine
 from datamodules.stream.sample_stream import EvaluationStream
 from tap_platform.evaluation.captions import CaptionedAnswer
 from tap_platform.evaluation.examples import Example, collect_examples
-from tap_platform.evaluation.pictures import PREDICTED, TRUE, fitted, with_mask, with_prompt
+from tap_platform.evaluation.pictures import fitted, with_mask, with_prompt
 from tap_platform.launch.data_sets import held_out_index, vocabulary_of
 from tap_platform.launch.tokenizers import tokenizer_of
 from tap_platform.launch.weights_source import RunWeights, load_run

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
-from datamodules.palette import CARD, FAINT, INK, PAPER, WRONG, Colour
-from tap_platform.evaluation.pictures import PROMPT, RIGHT
+from datamodules.palette import CARD, FAINT, INK, PAPER, PROMPT, RIGHT, WRONG, Colour
 from tap_platform.objectives.prompts import Prompts
 from tap_platform.prediction.images import Pixels
 from tap_platform.prediction.records import prompt_record

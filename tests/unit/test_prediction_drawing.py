@@ -5,8 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from datamodules.palette import WRONG
-from tap_platform.evaluation.pictures import PROMPT, RIGHT
+from datamodules.palette import PROMPT, RIGHT, WRONG
 from tap_platform.prediction import Prediction
 from tap_platform.prediction.drawing import COLOURS, LONGEST_LIST, _wrapped, draw_prediction, title
 from tap_platform.prediction.prompts import read_prompts

@@ -9,11 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
-from datamodules.palette import CARD, EDGE, FAINT, INK, PAPER, WRONG, Colour
+from datamodules.palette import CARD, EDGE, FAINT, INK, PAPER, PREDICTED, RIGHT, TRUE, WRONG, Colour
 from tap_platform.evaluation.pictures import (
-    PREDICTED,
-    RIGHT,
-    TRUE,
     fitted,
     squared,
     with_mask,
