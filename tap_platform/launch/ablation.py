@@ -41,21 +41,33 @@ def start_ablation(spec: Path, overrides: Sequence[str] = ()) -> RunDirectory:
     return _run(config, parent)
 
 
-def resume_ablation(name: str, storage: str = "runs") -> RunDirectory:
+def resume_ablation(
+    name: str, spec: Path | None = None, overrides: Sequence[str] = (), storage: str = "runs"
+) -> RunDirectory:
     """Go on with an ablation: what has finished stays, what was cut goes on from its checkpoint.
 
     Args:
         name: the parent run's name, or the path of its directory.
+        spec: its file, where that has changed since; by default the ablation as it was. Runs of
+            jobs that are as before are kept.
+        overrides: changes of the file.
         storage: where to look for a name.
 
     Raises:
-        ValueError: if there is no such ablation.
+        ValueError: if there is no such ablation, or the file, one of its jobs or its data is
+            refused.
         RunFailedError: if a run failed, or was stopped.
     """
     parent = RunDirectory.find(storage, name)
     if not (parent.path / CONFIG).is_file():
         raise ValueError(f"{parent.path} is no ablation: it has no {CONFIG}")
-    return _run(AblationConfig.model_validate(read_json(parent.path / CONFIG)), parent)
+    if spec is None:
+        return _run(AblationConfig.model_validate(read_json(parent.path / CONFIG)), parent)
+    beside = [f"storage={parent.storage}", f"project={parent.project}"]
+    config = load_ablation(spec, [*overrides, *beside])
+    _check(ablation_units(config, parent.name, parent.path.parent))
+    write_json(parent.path / CONFIG, config.model_dump(mode="json"))
+    return _run(config, parent)
 
 
 def _check(units: Sequence[Unit]) -> None:

@@ -23,6 +23,10 @@ SMALL = """model.image_size=64 model.window_size=2 training.max_steps=2 schedule
  checkpoint.every_steps=1
  evaluation.images=4 evaluation.final_images=4 evaluation.pictures=2"""
 SMALL_SCENES = "data.train_scenes=16 data.val_scenes=4 data.scene_size=64"
+SMALL_PIPELINE = """all.training.max_steps=2 all.schedule.warmup_steps=0
+ all.evaluation.final_images=4
+ all.data.train_scenes=64 all.data.val_scenes=4 all.scale.workers=1 all.data.reader_tasks=0
+ all.evaluation.page=false evaluate.evaluate.images=2"""
 
 
 def blocks(language):
@@ -81,7 +85,7 @@ def test_every_verb_does_what_the_readme_says(coco, teacher, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     (tmp_path / "jobs").symlink_to(REPOSITORY / "jobs")
     verbs = [words[1:] for words in commands() if words[0] != "make"]
-    assert len({words[0] for words in verbs}) == 8
+    assert len({words[0] for words in verbs}) == 10
     for words in verbs:
         line = [teacher if word == "TEACHER" else word for word in words]
         run_verb([word.replace("PATH/TO/COCO", str(coco)) for word in line], coco)
@@ -96,6 +100,8 @@ def newest_run():
 
 
 def run_verb(words, coco):
+    if words[0] == "run":
+        words = [*words, *SMALL_PIPELINE.split()]
     if words[0] == "train" and "RUN" not in words:
         words = [*words, *SMALL.split(), *(SMALL_SCENES.split() if "coco" not in words[1] else [])]
     stands_for = {"RUN": newest_run, "IMAGE": lambda: coco / "images" / "0.jpg"}
