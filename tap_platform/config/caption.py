@@ -26,5 +26,6 @@ class CaptionConfig(Section):
     for its ablation, the mask token beside it. It is routed like the mask."""
     prompt: Literal["box", "predicted_mask_points"] = "box"
     """What cues a region while only the text decoder is trained: its box, or points drawn in the
-    mask that the model predicts for the box, as in v1.1. When everything is trained, captions are
-    read off the first prompt of the two stages, a box or a point."""
+    mask that the model predicts for the box, as in v1.1: these train what answers points, while
+    evaluation asks by box, as the released one does. When everything is trained, captions are read
+    off the first prompt of the two stages, a box or a point."""

@@ -17,6 +17,8 @@ S = TypeVar("S", bound=Section)
 
 # A section that changes its kind shares no keys with the one that it replaces.
 DISCRIMINATORS = ("source", "type", "preset")
+SHORT_FORMS = {"init_from": "source"}
+"""Sections of one kind that may be written as the value of one of their keys."""
 
 
 def load_job(path: str | Path, overrides: Sequence[str] = ()) -> JobConfig:
@@ -105,8 +107,10 @@ def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in change.items():
         below = merged.get(key)
+        if key in SHORT_FORMS and isinstance(below, str):
+            below = {SHORT_FORMS[key]: below}
         if isinstance(below, Mapping) and isinstance(value, Mapping):
-            same_kind = all(
+            same_kind = key in SHORT_FORMS or all(
                 d not in value or d not in below or value[d] == below[d] for d in DISCRIMINATORS
             )
             merged[key] = merge(below, value) if same_kind else dict(value)

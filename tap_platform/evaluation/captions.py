@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from tap_platform.models import RegionOutput, Tap
 
 
+ARTICLES = frozenset({"a", "an", "the"})
+
+
 @dataclass(frozen=True)
 class CaptionedAnswer:
     """What a model, and what people say about one region."""
@@ -34,11 +37,12 @@ class CaptionedAnswer:
 
     @property
     def names_concept(self) -> bool:
-        """Whether the caption has all words of the concept's name, in their order.
+        """Whether what the caption is about has all words of the concept's name, in their order.
 
-        Other words may stand between them: `a red striped star` names `red star`.
+        Other words may stand between them: `a red striped star` names `red star`. What follows the
+        next article is about something else: `a pink star behind a red star` does not.
         """
-        said = iter(_words(self.caption))
+        said = iter(_subject(self.caption))
         return self.concept is not None and all(word in said for word in _words(self.concept))
 
 
@@ -51,8 +55,8 @@ class CaptionMeans:
     meteor: float | None
     """METEOR, from 0 to 1; None without Java."""
     names_concept: float | None
-    """Share of the captions of named regions that have the words of the name; None if no described
-    region has a name."""
+    """Share of the captions of named regions that are about what the name says; None if no
+    described region has a name."""
     captions: int
     """How many regions were described."""
 
@@ -188,6 +192,13 @@ def answer_records(
         }
         for answer, cider in zip(answers, scored.cider, strict=True)
     ]
+
+
+def _subject(text: str) -> list[str]:
+    """The words of a caption up to an article that does not begin it."""
+    words = _words(text)
+    later = (place for place, word in enumerate(words) if place and word in ARTICLES)
+    return words[: next(later, None)]
 
 
 def _words(text: str) -> list[str]:

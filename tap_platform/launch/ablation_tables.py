@@ -51,15 +51,20 @@ def rich_table(table: AblationTable, variants: Variants, scores: Scores) -> Tabl
 def markdown_table(table: AblationTable, variants: Variants, scores: Scores) -> str:
     """The same table in Markdown, with its verdicts below."""
     head = ["", "variant", *(measure.title for measure in table.measures)]
+    rows = _rows(table, variants, scores)
     lines = [
         f"### {table.title}",
         "",
         "| " + " | ".join(head) + " |",
         "|---|---|" + "---:|" * len(table.measures),
-        *("| " + " | ".join(row) + " |" for row in _rows(table, variants, scores)),
+        *("| " + " | ".join(map(_in_a_cell, row)) + " |" for row in rows),
     ]
     told = [f"- {line}" for line in verdicts(table, scores)]
     return "\n".join([*lines, "", *told, ""] if told else [*lines, ""])
+
+
+def _in_a_cell(text: str) -> str:
+    return text.replace("|", r"\|")
 
 
 def _rows(table: AblationTable, variants: Variants, scores: Scores) -> list[list[str]]:
@@ -103,7 +108,7 @@ def verdicts(table: AblationTable, scores: Scores) -> list[str]:
 
 
 def _verdict(lower: str, upper: str, measure: Measure, scores: Scores) -> str:
-    """One step. A step is larger than the spread if every seed agrees on its sign."""
+    """One step. Where seeds do not agree on its sign, it is left undecided."""
     pairs = zip(scores(lower, measure), scores(upper, measure), strict=True)
     steps = [high - low for low, high in pairs if low is not None and high is not None]
     where = f"{measure.title}: {lower} to {upper}"

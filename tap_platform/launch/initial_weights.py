@@ -99,6 +99,8 @@ def find_base(source: str, storage: str | Path) -> BaseWeights:
         return _checked(_of_checkpoint(path))
     if path.suffix in WEIGHT_SUFFIXES:
         raise ValueError("there is no such file; a run is named without a suffix")
+    if source == "previous" or source.startswith("stage:"):
+        raise ValueError("only a stage of a pipeline (tap run) can say so: name a run here")
     return _of_checkpoint(newest_checkpoint(RunDirectory.find(storage, source)))
 
 

@@ -54,10 +54,12 @@ def write_page(run: RunDirectory, out: Path | None = None, images: int = IMAGES)
         The file.
 
     Raises:
-        ValueError: if the run's status is broken.
+        ValueError: if the run's status is broken, or `out` is a folder.
         OSError: if the file cannot be written.
     """
     target = out or run.report / PAGE_NAME
+    if target.is_dir():
+        raise ValueError(f"{target} is a folder: name a file in it, such as {target / PAGE_NAME}")
     target.parent.mkdir(parents=True, exist_ok=True)
     records = RunRecords.read(run)
     page = render_page(records, _gallery(records, images))

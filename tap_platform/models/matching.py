@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import isqrt
 
@@ -36,8 +36,9 @@ def renamed(state: Mapping[str, Tensor], prefixes: Mapping[str, str]) -> State:
     """Change how names of tensors begin; the longest beginning that fits is replaced.
 
     Raises:
-        ValueError: if two tensors would get the same name.
+        ValueError: if a beginning fits no name, or two tensors would get the same one.
     """
+    _refuse_idle("prefixes", prefixes, state)
     origin: dict[str, str] = {}
     for name in state:
         fitting = max((p for p in prefixes if name.startswith(p)), key=len, default=None)
@@ -66,10 +67,11 @@ def fit_weights(
         The tensors in the types of the model, and what became of all of them.
 
     Raises:
-        ValueError: if no name fits, a tensor has another shape than the model's, or numbers that
-            are not finite.
+        ValueError: if no name fits, nothing has a name that `skip` begins, a tensor has another
+            shape than the model's, or numbers that are not finite.
     """
     expected = model.state_dict()
+    _refuse_idle("skip", skip, {**state, **expected})
     taken = {n: t for n, t in state.items() if n in expected and not n.startswith(tuple(skip))}
     if not taken:
         raise ValueError(_nothing_fits(state, expected, skip))
@@ -83,6 +85,18 @@ def fit_weights(
         new=tuple(name for name in expected if name not in taken),
     )
     return {name: tensor.to(expected[name].dtype) for name, tensor in taken.items()}, report
+
+
+def _refuse_idle(key: str, beginnings: Iterable[str], names: Iterable[str]) -> None:
+    """Refuse a beginning that no name has: it is mistyped, and would do nothing unseen."""
+    names = list(names)
+    for beginning in beginnings:
+        if not any(name.startswith(beginning) for name in names):
+            tops = dict.fromkeys(name.partition(".")[0] + "." for name in names)
+            raise ValueError(
+                f"{key}: no tensor has a name that begins with {beginning!r}; they begin with"
+                f" {', '.join(list(tops)[:NAMES_SHOWN])}"
+            )
 
 
 def _fit_positions(table: Tensor, model: Tap) -> Tensor:

@@ -187,11 +187,25 @@ def _read(path: Path) -> Any:
     if path.suffix == ".safetensors":
         return load_file(path)
     if path.suffix != ".pkl":
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return _load_torch(path)
     content = load_array_pickle(path)
     if isinstance(content, dict):
         return {name: _as_tensor(name, array) for name, array in content.items()}
     return content
+
+
+def _load_torch(path: Path) -> Any:
+    """What `torch.save` wrote.
+
+    Raises:
+        ValueError: if it is something else. Torch's own message asks to be trusted with code.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise ValueError(
+            "torch.save did not write it, or it holds more than tensors and plain values"
+        ) from None
 
 
 def _as_tensor(name: str, array: object) -> Tensor:

@@ -47,7 +47,10 @@ def _told(event: Mapping[str, Any]) -> str:
     """An event in words; one of an unknown kind is told by its fields."""
     match event.get("kind"):
         case "started":
-            return f"started on {event.get('workers')} workers by {event.get('strategy')}"
+            workers = event.get("workers")  # a run of runs has none of its own
+            return (
+                f"started on {workers} workers by {event.get('strategy')}" if workers else "started"
+            )
         case "training":
             origin = event.get("goes_on_from")
             return f"training goes on from {origin}" if origin else "training begins at step 0"

@@ -177,6 +177,8 @@ class RunDirectory:
         by_project = {f"{run.project}/{run.name}": run for run in runs.values()}
         if found := runs.get(wanted) or by_project.get(wanted):
             return found
+        if path.is_dir():
+            raise ValueError(f"{path} is no run directory: it has no status.json")
         near = difflib.get_close_matches(wanted.rpartition("/")[2], runs, n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(near)}?" if near else f"none of {len(runs)} is like it"
         raise ValueError(

@@ -192,5 +192,24 @@ def test_the_papers_ablation_shares_what_it_can(tmp_path):
     units = ablation_units(config, "run", tmp_path)
     pretrained = [unit.variants for unit in units if unit.stage == "pretrain"]
     assert ("B", "D", "deep") in pretrained
-    assert len(pretrained) == 6
-    assert len(units) == 11
+    assert len(pretrained) == 7
+    assert len(units) == 13
+
+
+def test_rows_that_are_to_rise_are_runs_of_their_own(tmp_path):
+    config = load_ablation(ABLATIONS / "tap_tables_4_5.yaml", ["seeds=[0]"])
+    units = ablation_units(config, "run", tmp_path)
+    runs = {(unit.stage, variant): unit.name for unit in units for variant in unit.variants}
+    for table in config.tables:
+        for measure in table.measures if table.rising else ():
+            rows = [runs[measure.stage, variant] for variant in table.variants]
+            assert len(set(rows)) == len(rows), (table.title, measure.title)
+
+
+def test_a_bar_in_words_parts_no_cells(spec):
+    config = load_ablation(spec())
+    variants = {
+        name: each.model_copy(update={"about": "a || b"}) for name, each in config.variants.items()
+    }
+    text = markdown_table(config.tables[0], variants, lambda variant, measure: [None])
+    assert r"| A | a \|\| b | - |" in text

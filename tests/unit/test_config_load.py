@@ -145,6 +145,16 @@ def test_a_section_that_changes_its_kind_starts_anew():
     assert merge(below, other)["data"] == {"source": "shards", "path": "x"}
 
 
+@pytest.mark.parametrize("start", ["one", {"source": "one"}])
+def test_initial_weights_keep_what_is_said_of_them_however_they_are_written(start):
+    below = {"init_from": start}
+    skipping = merge(below, parse_override("init_from.skip=[text_decoder.]"))
+    assert skipping["init_from"] == {"source": "one", "skip": ["text_decoder."]}
+    other = merge(skipping, parse_override("init_from.source=two"))
+    assert other["init_from"] == {"source": "two", "skip": ["text_decoder."]}
+    assert merge(other, parse_override("init_from=three"))["init_from"] == "three"
+
+
 @pytest.mark.parametrize("turn", [1, -1])
 def test_the_order_of_overrides_of_several_keys_does_not_matter(spec, turn):
     changes = ["data.source=coco", "data.path=pictures", "model.drop_path=0.3"][::turn]

@@ -57,6 +57,9 @@ def no_java(monkeypatch):
         ("A RED STAR.", True),
         ("a star that is red", False),
         ("a red starfish", False),
+        ("a pink star behind a red star", False),
+        ("a red ring left of the star", False),
+        ("red star above a ring", True),
         ("", False),
     ],
 )

@@ -152,6 +152,19 @@ def test_two_tensors_cannot_get_one_name(tmp_path):
         initialize(fresh(), config)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prefixes": {"modul.": ""}}, r"prefixes: no tensor .* begins with 'modul\.'; they .* im"),
+        ({"skip": ("txt_decoder.",)}, r"skip: no tensor .* 'txt_decoder\.'; .* text_decoder\."),
+    ],
+)
+def test_a_beginning_that_no_name_has_is_a_mistake(change, message, kept_base):
+    config = InitialWeights(source=str(kept_base.run.path), **change)
+    with pytest.raises(ValueError, match=message):
+        initialize(fresh(), config)
+
+
 def test_what_is_skipped_starts_anew(kept_base):
     config = InitialWeights(source=str(kept_base.run.path), skip=("text_decoder.",))
     model, untouched = fresh(), fresh().state_dict()
@@ -228,7 +241,10 @@ def test_numbers_that_are_not_finite_are_refused(base):
         ("no_run", "there is no run 'no_run'"),
         ("gone.pkl", "init_from gone.pkl: there is no such file"),
         ("{run}/checkpoints/step-9", "no committed checkpoint step-9; there: step-2, step-4"),
-        ("{run}/config.json", "cannot be read as a file of weights"),
+        ("{run}/config.json", "cannot be read as a file of weights: torch.save did not write it"),
+        ("{run}/checkpoints", "checkpoints is no run directory: it has no status.json"),
+        ("previous", "init_from previous: only a stage of a pipeline"),
+        ("stage:one", r"only a stage of a pipeline \(tap run\) can say so"),
     ],
 )
 def test_a_source_that_is_none_is_named(source, message, kept_base):

@@ -194,6 +194,7 @@ def test_the_story_has_what_matters():
         {"kind": "failed", "attempt": 1, "reason": "no\nroom" + "x" * 5000},
         {"kind": "training", "attempt": 2, "goes_on_from": "step-4"},
         {"kind": "odd_thing", "attempt": 2, "rank": 0, "size": 3},
+        {"kind": "started", "attempt": 3},
         {},
     ]
     told = story_of(events)
@@ -202,10 +203,11 @@ def test_the_story_has_what_matters():
         "failed: no room" + "x" * 15,
         "training goes on from step-4",
         "odd thing: size 3",
+        "started",
         "something",
     ]
     assert told[0].time == "2026-01-01 10:00:00"
-    assert [each.is_grave for each in told] == [False, True, False, False, False]
+    assert [each.is_grave for each in told] == [False, True, *[False] * 4]
     assert len(told[1].what) < 700
     assert checkpoints_in_words(events) == "2 checkpoints written, the newest of step 4"
     assert checkpoints_in_words([]) == ""

@@ -44,6 +44,11 @@ def test_find_names_the_nearest(run):
         RunDirectory.find(run.storage, "one-20261121-153000-a1b3")
 
 
+def test_find_says_what_a_folder_lacks(run):
+    with pytest.raises(ValueError, match=r"/checkpoints is no run directory: .* no status\.json"):
+        RunDirectory.find(run.storage, run.checkpoints)
+
+
 def test_find_in_an_empty_storage_says_so(tmp_path):
     with pytest.raises(ValueError, match=r"no run 'x' in .* none of 0 is like it.* by the path"):
         RunDirectory.find(tmp_path, "x")

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from contextlib import nullcontext
 
 import numpy as np
 import pytest
+from pycocoevalcap.bleu.bleu import Bleu
 from suite_truths import content, truth
 
 from tap_platform.evaluation.suites import captions, java
@@ -103,6 +105,17 @@ def test_perfect_captions_of_four_words_have_a_cider_of_ten(no_java):
     scores = score_captions(texts, [[text] for text in texts])
     assert scores.metrics["CIDEr"] == pytest.approx(10)
     assert scores.metrics["BLEU-4"] == pytest.approx(1, rel=1e-4)
+
+
+def test_scoring_leaves_the_output_of_the_process_alone(no_java, monkeypatch):
+    """Runs of an ablation are scored in threads, which share it."""
+    seen = []
+    score = Bleu.compute_score
+    monkeypatch.setattr(
+        Bleu, "compute_score", lambda *a, **k: (seen.append(sys.stdout), score(*a, **k))[1]
+    )
+    score_captions(["a dog"], [["a dog"]])
+    assert seen == [sys.stdout]
 
 
 def test_regions_with_captions_are_asked_about(tmp_path, no_java):

@@ -6,8 +6,6 @@ are pycocoevalcap's, which needs Java for two things: see `java`.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -119,8 +117,7 @@ def _all_metrics(
 
     wanted = {number: list(texts) for number, texts in enumerate(references)}
     found = {number: [text] for number, text in enumerate(candidates)}
-    with contextlib.redirect_stdout(io.StringIO()):
-        bleu, _ = Bleu(4).compute_score(wanted, found, verbose=0)
+    bleu, _ = Bleu(4).compute_score(wanted, found, verbose=0)
     rouge, _ = Rouge().compute_score(wanted, found)
     cider, each = Cider().compute_score(wanted, found)
     metrics = {
