@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from rich.console import Console
@@ -19,6 +21,8 @@ SHIPPED, TRAINED = "shipped", "trained"
 """What a job may name in place of a file."""
 TOKENIZER_NAME = "tokenizer.model"
 RELEASED_PIECES = 32000
+LOOKED_AT = 1000
+"""Phrases that tell whether a tokenizer knows their language."""
 _WORDS = "text_decoder.transformer.tok_embeddings."
 
 
@@ -30,17 +34,15 @@ def prepare_tokenizer(job: JobConfig, run: RunDirectory) -> None:
 
     Raises:
         ValueError: if it is missing or broken, does not fit the model, or cannot be made from the
-            phrases of the training data.
+            phrases of the training data, or knows no piece of those.
     """
     assert isinstance(job.recipe, TapCaptionConfig)
     if job.recipe.tokenizer == TRAINED:
-        phrases = training_phrases(training_index(job.data), job.data)
-        if job.recipe.caption.lower_case:
-            phrases = (phrase.lower() for phrase in phrases)
-        train_tokenizer(phrases, job.model.vocab_size, run.tokenizer)
+        train_tokenizer(_phrases(job), job.model.vocab_size, run.tokenizer)
     else:
         chosen = _chosen(job, job.recipe.tokenizer)
         _check(chosen, job)
+        _check_spells(chosen, job)
         write_atomic(run.tokenizer, chosen.read_bytes())
     if _speaks_another_language(job, run):
         Console().print(
@@ -93,6 +95,25 @@ def _check(tokenizer: Path, job: JobConfig) -> None:
             f"recipe.tokenizer: {error}; `trained` makes one of model.vocab_size pieces from the"
             " phrases of the training data"
         ) from error
+
+
+def _phrases(job: JobConfig) -> Iterator[str]:
+    """The phrases of the training data, as they are learned."""
+    assert isinstance(job.recipe, TapCaptionConfig)
+    phrases = training_phrases(training_index(job.data), job.data)
+    return map(str.lower, phrases) if job.recipe.caption.lower_case else phrases
+
+
+def _check_spells(tokenizer: Path, job: JobConfig) -> None:
+    """Refuse pieces that none of the first phrases is made of: no caption would be learned."""
+    phrases = list(islice(_phrases(job), LOOKED_AT))
+    _, usable = Tokenizer(tokenizer).encode_captions(phrases, job.model.text_length - 1)
+    if phrases and not usable.any():
+        raise ValueError(
+            f"recipe.tokenizer: {tokenizer.name} has no piece of the first {len(phrases)} phrases"
+            f" of the training data ({phrases[0][:40]!r}, ...): take one of their language;"
+            " `trained` makes one from them"
+        )
 
 
 def _speaks_another_language(job: JobConfig, run: RunDirectory) -> bool:

@@ -110,6 +110,14 @@ def test_one_that_does_not_fit_is_refused_before_it_is_copied(data, run, named, 
     assert tokenizer_of(run) is None
 
 
+def test_pieces_of_another_script_are_refused(data, run, tmp_path):
+    train_tokenizer(["красная звезда", "синее кольцо и квадрат"], PIECES, tmp_path / "ru.model")
+    job = speaking_job(data, tokenizer=str(tmp_path / "ru.model"))
+    with pytest.raises(ValueError, match=r"ru\.model has no piece of the first 3 phrases .*'a red"):
+        prepare_tokenizer(job, run)
+    assert not run.tokenizer.exists()
+
+
 @pytest.fixture
 def earlier(tmp_path, pieces):
     """A run that speaks the pieces of `pieces`."""

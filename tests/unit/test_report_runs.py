@@ -113,3 +113,8 @@ def test_the_verb_writes_the_page_where_it_is_told_to(tmp_path):
     assert done.exit_code == 0, done.output
     assert done.output == f"wrote {out}\n"
     assert "No pictures: none were asked for" in out.read_text()
+
+
+def test_a_folder_is_no_place_for_the_page(tmp_path):
+    with pytest.raises(ValueError, match=f"{tmp_path} is a folder: name a file in it"):
+        write_page(make_run(tmp_path / "runs"), tmp_path)
