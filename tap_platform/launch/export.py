@@ -13,7 +13,7 @@ from datamodules.vocabulary import TEMPERATURE, Vocabulary
 from tap_platform.launch.data_sets import VOCABULARY_NAME
 from tap_platform.launch.model_card import model_card
 from tap_platform.launch.tokenizers import TOKENIZER_NAME, tokenizer_of
-from tap_platform.launch.weights_source import RunWeights, load_run
+from tap_platform.launch.weights_source import CAPTION_TOKEN, RunWeights, load_run
 from tap_platform.models.released import save_released_weights
 from tap_platform.runs.files import read_json, sha256_of, write_atomic
 
@@ -40,13 +40,19 @@ def export_run(
         The files written.
 
     Raises:
-        ValueError: if there is no such run, it has no checkpoint, or `out` has another suffix.
+        ValueError: if there is no such run, it has no checkpoint, `out` has another suffix, or the
+            format cannot tell what prompts the run's captions.
     """
     suffix = SUFFIXES[kind]
     if out is not None and out.suffix != suffix:
         raise ValueError(f"the format {kind} is written to a {suffix} file, not to {out}")
     found = load_run(name, storage)
     run = found.run
+    if kind == "released" and found.caption_token != "semantic":
+        raise ValueError(
+            f"captions of {run.name} are prompted by the {found.caption_token} token, which the"
+            " released format cannot tell: export it as safetensors"
+        )
     out = out or run.path / "export" / f"{run.name}-step-{found.step}{suffix}"
     out.parent.mkdir(parents=True, exist_ok=True)
     written = [out]
@@ -76,6 +82,7 @@ def _origin(found: RunWeights) -> dict[str, str]:
     return {
         "run": found.run.name,
         "step": str(found.step),
+        CAPTION_TOKEN: found.caption_token,
         **{
             key: str(provenance[key])
             for key in ("git_revision", "config_hash", "data_hash")

@@ -6,6 +6,8 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors import safe_open
+
 from datamodules.vocabulary import Vocabulary
 from tap_platform.config.job import JobConfig
 from tap_platform.config.recipe import TapCaptionConfig
@@ -17,6 +19,9 @@ from tap_platform.prediction.captions import CaptionToken
 from tap_platform.runs import checkpoints
 from tap_platform.runs.directory import RunDirectory
 from tap_platform.training.base_weights import BaseWeights, job_of, whole_weights
+
+CAPTION_TOKEN = "caption_token"
+"""Key of an exported file's metadata."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +145,17 @@ def _from_file(path: Path) -> Loaded:
         origin=f"file {path}",
         temperature=vocabulary.temperature if vocabulary else 0.01,
         tokenizer=tokenizer_beside(path),
+        caption_token=_caption_token(path),
     )
+
+
+def _caption_token(path: Path) -> CaptionToken:
+    """What prompted the text decoder, which only an exported file can tell to be another."""
+    if path.suffix != ".safetensors":
+        return "semantic"
+    with safe_open(path, "pt") as file:
+        told = (file.metadata() or {}).get(CAPTION_TOKEN)
+    return "mask" if told == "mask" else "semantic"
 
 
 def _vocabulary_beside(path: Path, width: int) -> Vocabulary | None:

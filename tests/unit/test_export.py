@@ -216,3 +216,13 @@ def test_loading_weights_imports_neither_ray_nor_lightning():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_an_export_tells_which_token_prompts_the_captions(run, tmp_path, data):
+    made, _ = run
+    recipe = {"type": "tap_caption", "train": "all", "caption": {"token": "mask"}}
+    write_json(made.config, small_job(data, recipe=recipe).model_dump(mode="json"))
+    weights, *_ = export_run(str(made.path), "safetensors", tmp_path / "spoken.safetensors")
+    assert load_weights(weights).caption_token == "mask"
+    with pytest.raises(ValueError, match="prompted by the mask token"):
+        export_run(str(made.path), "released")
