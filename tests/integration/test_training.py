@@ -166,7 +166,8 @@ def assert_one_tracked_run(run) -> None:
 
     client = MlflowClient(f"sqlite:///{run.storage / 'mlflow.db'}")
     experiment = client.get_experiment_by_name(run.project)
-    (shown,) = client.search_runs([experiment.experiment_id])
+    named = f"attributes.run_name = '{run.name}'"
+    (shown,) = client.search_runs([experiment.experiment_id], named)
     assert (shown.info.run_name, shown.info.status) == (run.name, "FINISHED")
     assert shown.data.params["training.micro_batch"] == "2"
     assert len(shown.data.tags["mlflow.source.git.commit"]) == 40
