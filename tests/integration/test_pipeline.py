@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import signal
-
-import psutil
 import pytest
 import torch
 import yaml
-from whole_runs import assert_gone, losses, starts, tap, wait_until, worker_process
+from whole_runs import kill_whole, losses, starts, tap, wait_until
 
 from tap_platform.launch.pipeline import resume_pipeline, start_pipeline
 from tap_platform.launch.stages import stage_run
@@ -85,7 +81,7 @@ def test_a_pipeline_killed_as_a_whole_goes_on_from_stage_and_step(spec, unbroken
     driver = tap("run", spec, *changes)
     parent = parent_named("killed", unbroken.storage)
     partial = stage_run(parent, "partial")
-    kill_whole(driver, partial, step=12)
+    kill_whole(driver, partial, step=12, seconds=240)
     assert [read_status(run.status).state for run in (parent, partial)] == ["interrupted"] * 2
 
     resumed = tap("run", "--resume", parent.path)
@@ -112,24 +108,6 @@ def parent_named(name, storage):
 
 def is_parent(run):
     return run.pipeline.exists()
-
-
-def kill_whole(driver, run, step):
-    """SIGKILL a driver and its process group, with no word to Ray's own processes."""
-    wait_until(
-        lambda: run.metrics.exists() and max(losses(run), default=0) >= step,
-        f"step {step} of the second stage",
-        seconds=240,
-    )
-    worker = psutil.Process(worker_process(run))
-    worker.suspend()
-    wait_until((run.path / "tracking-mlflow.json").exists, "the tracker")
-    family = psutil.Process(driver.pid).children(recursive=True)
-    assert worker in family
-    os.killpg(driver.pid, signal.SIGKILL)
-    worker.resume()
-    driver.communicate()
-    assert_gone(family)
 
 
 def assert_one_tracked_family(parent, runs):

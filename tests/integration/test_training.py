@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-
-import psutil
 import pytest
 import torch
 from whole_runs import (
-    assert_gone,
     copy_as_cut,
+    kill_whole,
     losses,
     records,
     run_in_workers,
@@ -20,9 +15,7 @@ from whole_runs import (
     starts,
     tap,
     the_run,
-    wait_until,
     worker_killed_at,
-    worker_process,
 )
 
 from tap_platform.launch.train import create_run, train
@@ -144,20 +137,6 @@ def test_a_run_killed_as_a_whole_goes_on_with_equal_bits(make_job, accumulated, 
     assert seen.items() <= losses(accumulated).items()
     assert losses(run) == losses(accumulated)
     assert_one_tracked_run(run)
-
-
-def kill_whole(driver: subprocess.Popen, run, step: int) -> None:
-    """SIGKILL a driver and its process group in mid-epoch, with no word to Ray's own processes."""
-    wait_until(lambda: run.metrics.exists() and max(losses(run), default=0) >= step, f"step {step}")
-    worker = psutil.Process(worker_process(run))
-    worker.suspend()
-    wait_until((run.path / "tracking-mlflow.json").exists, "the tracker")
-    family = psutil.Process(driver.pid).children(recursive=True)
-    assert worker in family
-    os.killpg(driver.pid, signal.SIGKILL)
-    worker.resume()
-    driver.communicate()
-    assert_gone(family)
 
 
 def assert_one_tracked_run(run) -> None:

@@ -124,3 +124,21 @@ def the_run(job):
 def assert_gone(processes, seconds=30):
     _, alive = psutil.wait_procs(processes, timeout=seconds)
     assert not alive, f"still there after {seconds} s: {alive}"
+
+
+def kill_whole(driver, run, step, seconds=120):
+    """SIGKILL a driver and its process group in mid-epoch, with no word to Ray's own processes."""
+    wait_until(
+        lambda: run.metrics.exists() and max(losses(run), default=0) >= step,
+        f"step {step}",
+        seconds,
+    )
+    worker = psutil.Process(worker_process(run))
+    worker.suspend()
+    wait_until((run.path / "tracking-mlflow.json").exists, "the tracker")
+    family = psutil.Process(driver.pid).children(recursive=True)
+    assert worker in family
+    os.killpg(driver.pid, signal.SIGKILL)
+    worker.resume()
+    driver.communicate()
+    assert_gone(family)
