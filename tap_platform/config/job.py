@@ -8,16 +8,17 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from tap_platform.config.base import Section
+from tap_platform.config.checkpoint import CheckpointConfig
 from tap_platform.config.data import DataConfig
+from tap_platform.config.health import HealthConfig
 from tap_platform.config.initial_weights import InitialWeights
 from tap_platform.config.model import TapConfig
 from tap_platform.config.recipe import RecipeConfig, TapCaptionConfig, TapPretrainConfig
+from tap_platform.config.scale import ScaleConfig
 from tap_platform.config.tracking import TrackingConfig
 from tap_platform.config.training import (
-    CheckpointConfig,
     EvaluationConfig,
     OptimizerConfig,
-    ScaleConfig,
     ScheduleConfig,
     TrainingConfig,
 )
@@ -75,7 +76,9 @@ class JobConfig(Section):
     scale: ScaleConfig = ScaleConfig()
     """Workers and strategy."""
     checkpoint: CheckpointConfig = CheckpointConfig()
-    """When checkpoints are written."""
+    """When checkpoints are written, where, and which stay."""
+    health: HealthConfig = HealthConfig()
+    """When a run is ill, and what is done about it."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Looks at held-out images."""
     tracking: TrackingConfig = TrackingConfig()
@@ -84,12 +87,12 @@ class JobConfig(Section):
     @property
     def micro_batch(self) -> int:
         """Images in one forward pass of one worker."""
-        return self.training.micro_batch or self.training.global_batch // self.scale.workers
+        return self.training.micro_batch or self.training.global_batch // self.scale.most_workers
 
     @property
     def accumulation(self) -> int:
         """Forward passes of one worker in one optimizer step."""
-        return self.training.global_batch // (self.scale.workers * self.micro_batch)
+        return self.training.global_batch // (self.scale.most_workers * self.micro_batch)
 
     @property
     def identity(self) -> str:
@@ -98,7 +101,7 @@ class JobConfig(Section):
 
     @model_validator(mode="after")
     def _batches_divide(self) -> Self:
-        workers, total = self.scale.workers, self.training.global_batch
+        workers, total = self.scale.most_workers, self.training.global_batch
         partitions = self.data.partitions
         if partitions % workers:
             raise ValueError(

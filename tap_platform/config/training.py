@@ -1,4 +1,4 @@
-"""How long, how fast and how wide a job trains."""
+"""How long and how fast a job trains, and how it is looked at."""
 
 from __future__ import annotations
 
@@ -25,6 +25,9 @@ class OptimizerConfig(Section):
     from overflowing; `v1.0` decays weights of more than one dimension only."""
     gradient_clip: float | None = Field(None, gt=0)
     """Largest norm of the whole gradient; none by default, for the paper names none."""
+    ema_decay: float | None = Field(None, gt=0, lt=1)
+    """Keep an exponential moving average of the weights: after every step `average = ema_decay *
+    average + (1 - ema_decay) * weights`. Evaluation and export use it then. None keeps none."""
 
 
 class ScheduleConfig(Section):
@@ -54,33 +57,8 @@ class TrainingConfig(Section):
     """Steps between two records of the metrics."""
     watch_gradients: bool = True
     """Record the norm of the gradient."""
-
-
-class ScaleConfig(Section):
-    """Workers and what each of them gets."""
-
-    workers: int = Field(1, gt=0)
-    """Ray Train workers: one GPU each, or one process each on CPUs."""
-    device: Literal["auto", "cpu", "gpu"] = "auto"
-    """`auto` takes GPUs when the cluster has any."""
-    cpus_per_worker: int = Field(1, gt=0)
-    """CPUs reserved for one worker; torch computes with as many threads on a CPU."""
-    strategy: Literal["ddp", "zero_1", "zero_2", "zero_3"] = "ddp"
-    """How the state is shared out: replicated (`ddp`), or DeepSpeed ZeRO with optimizer state (1),
-    gradients too (2) and weights too (3) sharded over the workers."""
-    max_failures: int = Field(0, ge=-1)
-    """Worker failures that are survived by going on from the last checkpoint; -1: any number."""
-
-
-class CheckpointConfig(Section):
-    """When checkpoints are written. The last step always writes one."""
-
-    every_steps: int | None = Field(None, gt=0)
-    """Steps between checkpoints."""
-    every_minutes: float | None = Field(None, gt=0)
-    """Minutes between checkpoints, by the clock of the first worker."""
-    keep_last: int = Field(2, gt=0)
-    """Committed checkpoints kept; older ones are removed."""
+    compile: bool = False
+    """Compile the image encoder with `torch.compile`: minutes at the start, faster steps after."""
 
 
 class EvaluationConfig(Section):

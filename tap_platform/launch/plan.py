@@ -76,11 +76,11 @@ def make_plan(job: JobConfig) -> Plan:
         trained_parameters=sum(parameters[part] for part in trained_parts),
         batch=BatchArithmetic(
             global_batch=training.global_batch,
-            workers=scale.workers,
+            workers=scale.most_workers,
             micro_batch=job.micro_batch,
             accumulation=job.accumulation,
             partitions=partitions,
-            partitions_per_worker=partitions // scale.workers,
+            partitions_per_worker=partitions // scale.most_workers,
             images_per_partition=training.global_batch // partitions,
             regions_at_most=training.global_batch * job.data.regions_per_image,
             images_in_all=training.global_batch * training.max_steps,

@@ -77,7 +77,7 @@ def check_data(job: JobConfig, console: Console | None = None) -> None:
     """
     check_targets(job, console or Console())
     plan = training_plan(job, training_index(job.data))
-    plan.check_world_size(job.scale.workers)
+    plan.check_world_size(job.scale.most_workers)
     folders = [each.folder for each in data_sets(job.data)]
     if not len(held_out_index(job.data)):
         empty = ", ".join(str(folder / "val") for folder in folders)

@@ -18,7 +18,7 @@ def cpus_needed(job: JobConfig) -> int:
     threads that decode in a worker share the worker's own.
     """
     per_worker = job.scale.cpus_per_worker + job.data.reader_tasks
-    return job.scale.workers * per_worker + 1
+    return job.scale.most_workers * per_worker + 1
 
 
 @contextmanager
@@ -120,14 +120,14 @@ def check_room(job: JobConfig, nodes: Sequence[int]) -> None:
     if needed > there:
         doing = "reading and decoding" if data.decode == "ray" else "reading"
         raise ValueError(
-            f"the Ray cluster has {there} CPUs, the job holds {needed}: {scale.workers} workers x"
+            f"the Ray cluster has {there} CPUs, the job holds {needed}: {scale.most_workers} workers x"
             f" ({scale.cpus_per_worker} for training + {data.reader_tasks} for {doing}) + 1 for"
             " the controller; lower scale.workers, scale.cpus_per_worker or data.reader_tasks"
         )
     fitting = sum(cpus // scale.cpus_per_worker for cpus in nodes)
-    if fitting < scale.workers:
+    if fitting < scale.most_workers:
         raise ValueError(
             f"{fitting} workers of {scale.cpus_per_worker} CPUs fit on the nodes of the Ray"
             f" cluster, which have {', '.join(map(str, sorted(nodes)))} CPUs; the job asks for"
-            f" {scale.workers}: lower scale.workers or scale.cpus_per_worker"
+            f" {scale.most_workers}: lower scale.workers or scale.cpus_per_worker"
         )

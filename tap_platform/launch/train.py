@@ -193,7 +193,7 @@ def _recorded(run: RunDirectory, job: JobConfig, attempt: int) -> Iterator[None]
         state="running",
         attempt=attempt,
         max_steps=job.training.max_steps,
-        world_size=job.scale.workers,
+        world_size=job.scale.most_workers,
         message="",
         **driver_identity(),
     )

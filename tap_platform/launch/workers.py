@@ -78,7 +78,7 @@ def _build_trainer(job: JobConfig, run: RunDirectory, attempt: int) -> TorchTrai
         },
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=job.scale.workers,
+            num_workers=job.scale.most_workers,
             use_gpu=use_gpu,
             resources_per_worker={
                 "CPU": job.scale.cpus_per_worker,
@@ -105,9 +105,9 @@ def _use_gpu(job: JobConfig) -> bool:
         raise ValueError(
             "training.precision fp16 needs a GPU, the cluster has none: take bf16 or fp32 on CPUs"
         )
-    if there < job.scale.workers and (there or job.scale.device == "gpu"):
+    if there < job.scale.most_workers and (there or job.scale.device == "gpu"):
         raise ValueError(
-            f"scale.workers {job.scale.workers} take a GPU each, the cluster has {there}: lower"
+            f"scale.workers {job.scale.most_workers} take a GPU each, the cluster has {there}: lower"
             " scale.workers, or set scale.device=cpu"
         )
     return there > 0

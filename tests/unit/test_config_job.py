@@ -83,7 +83,7 @@ def test_a_key_like_no_other_is_told_what_stands_beside_it():
 def test_every_fault_is_told_at_once():
     lines = complaint(optimiser={}, scale={"workers": 0}, storage=3).splitlines()
     assert sorted(lines) == [
-        "job.yaml: scale.workers: input should be greater than 0, got 0",
+        "job.yaml: scale.workers: give a number above 0, or [least, most], got 0",
         "job.yaml: storage: input should be a valid string, got 3",
         "job.yaml: unknown key 'optimiser'; did you mean 'optimizer'?",
     ]

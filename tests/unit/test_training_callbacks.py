@@ -10,7 +10,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy
 from ray.train.lightning import RayDDPStrategy
 from small_runs import NO_DROPOUT, events_of, make_run, small_job, train_here, write_folder
 
-from tap_platform.config.training import CheckpointConfig
+from tap_platform.config.checkpoint import CheckpointConfig
 from tap_platform.runs import checkpoints
 from tap_platform.runs.events import read_events
 from tap_platform.runs.metrics import read_metrics

@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from tap_platform.config.training import CheckpointConfig
+from tap_platform.config.checkpoint import CheckpointConfig
 from tap_platform.recipes.region_recipe import RegionRecipe
 from tap_platform.runs import checkpoints
 from tap_platform.runs.directory import RunDirectory
