@@ -7,10 +7,10 @@ STAMP := .venv/.installed
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types lock bench clean
+.PHONY: help setup demo test lint types lock bench bench-gpu chaos clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' Makefile
 
 setup: $(STAMP) ## Make .venv and install the locked set
 
@@ -43,6 +43,12 @@ lock: | $(BIN)/uv ## Lock exact versions with hashes, without download addresses
 bench: $(STAMP) ## Measure the data stream and the model, side by side with the usual way
 	$(BIN)/python tests/perf/data.py
 	$(BIN)/python tests/perf/model.py
+
+bench-gpu: $(STAMP) ## Measure training steps of the real sizes on a GPU, and where their time goes
+	$(BIN)/python tests/perf/gpu.py $(BENCH)
+
+chaos: $(STAMP) ## Break runs on a cluster of several hosts on this computer (docs/chaos.md)
+	$(BIN)/python -m tests.chaos.run $(CHAOS)
 
 clean: ## Remove .venv, caches, runs and made data
 	rm -rf .venv runs data .mypy_cache .ruff_cache .pytest_cache .hypothesis

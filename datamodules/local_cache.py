@@ -12,11 +12,16 @@ from datamodules.storage import Location, atomic_file, read_blocks
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
+def cache_folder() -> Path:
+    """Where this computer keeps copies: `$TAP_CACHE`, or `~/.cache/tap_platform`."""
+    return Path(os.environ.get("TAP_CACHE") or "~/.cache/tap_platform").expanduser()
+
+
 def local_copy(place: Location, sha256: str) -> Path:
     """A file of known content as a local one: copied once to a cache, then found there.
 
-    The cache is `$TAP_CACHE`, or `~/.cache/tap_platform`; its files are named by their hash, so
-    that a file that changes gets another name. A local file is its own copy.
+    Files of the cache are named by their hash, so that a file that changes gets another name. A
+    local file is its own copy.
 
     Raises:
         OSError: if it cannot be read.
@@ -26,8 +31,7 @@ def local_copy(place: Location, sha256: str) -> Path:
         return place
     if not _SHA256.fullmatch(sha256):
         raise ValueError(f"{sha256[:80]!r} is no sha256 of {place.name}")
-    cache = Path(os.environ.get("TAP_CACHE") or "~/.cache/tap_platform").expanduser()
-    target = cache / sha256[:2] / sha256
+    target = cache_folder() / sha256[:2] / sha256
     if target.exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)

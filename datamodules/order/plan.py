@@ -1,9 +1,11 @@
 """The order of samples: a pure function of (seed, epoch, position), the same for every world size.
 
 The data is dealt into `partitions` canonical sequences. A global batch takes the next equal share
-of every partition, and a rank takes whole partitions: the same samples meet in the same step for
-every number of ranks that divides the partitions. Nothing is listed: a position is arithmetic on
-the numbers of samples of the shards, so a plan of 10^9 samples resumes at any step at once.
+of every partition, and of W ranks, rank r takes the whole partitions r, r + W and so on: the same
+samples meet in the same step for every number of ranks from 1 to `partitions`. Where the number
+does not divide the partitions, some ranks take one partition more than others. Nothing is listed: a
+position is arithmetic on the numbers of samples of the shards, so a plan of 10^9 samples resumes at
+any step at once.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +22,7 @@ from numpy.typing import NDArray
 
 from datamodules.order.blocks import LatestBlocks, runs
 from datamodules.order.draws import permutation, sample_seeds
+from datamodules.order.shares import even_parts
 
 
 class Position(NamedTuple):
@@ -144,52 +148,49 @@ class Plan(ABC):
     def micro_batches(
         self, position: Position, rank: int, world_size: int, accumulation: int = 1
     ) -> list[list[PlannedSample]]:
-        """A rank's part of one global batch, by partition and index, cut in equal micro-batches.
+        """A rank's part of one global batch, by partition and index, cut in micro-batches.
 
         Args:
             position: the step to take.
             rank: number of the worker.
-            world_size: number of workers; it divides the partitions.
-            accumulation: micro-batches in a step; it divides the rank's part.
+            world_size: number of workers.
+            accumulation: micro-batches in a step.
 
         Returns:
-            `accumulation` lists of `global_batch / world_size / accumulation` samples.
+            `accumulation` lists of as many samples as `micro_batch_sizes` tells.
 
         Raises:
-            ValueError: if one of the numbers does not divide the other.
+            ValueError: if there are more workers than partitions.
         """
-        size = self.micro_batch_size(world_size, accumulation)
-        samples = self._steps(rank, world_size, position.epoch, position.step, position.step + 1)
-        return [samples[start : start + size] for start in range(0, len(samples), size)]
+        sizes = self.micro_batch_sizes(rank, world_size, accumulation)
+        samples = iter(
+            self._steps(rank, world_size, position.epoch, position.step, position.step + 1)
+        )
+        return [list(islice(samples, size)) for size in sizes]
 
-    def micro_batch_size(self, world_size: int, accumulation: int = 1) -> int:
-        """Samples of one micro-batch on one rank.
+    def micro_batch_sizes(self, rank: int, world_size: int, accumulation: int = 1) -> list[int]:
+        """Samples of each micro-batch of a rank's step, as even as can be.
+
+        Every rank has equally many micro-batches. Where they hold one sample each, a rank with a
+        partition less than others has some without any.
 
         Raises:
-            ValueError: if the world size does not divide the partitions, or the accumulation does
-                not divide a rank's part of the global batch.
+            ValueError: if there are more workers than partitions.
         """
         self.check_world_size(world_size)
-        part = self.global_batch // world_size
-        if part % accumulation:
-            raise ValueError(
-                f"a rank's {part} samples of a global batch ({self.global_batch} / {world_size}"
-                f" workers) cannot be cut in {accumulation} equal micro-batches: make the"
-                f" accumulation a divisor of {part}"
-            )
-        return part // accumulation
+        return even_parts(self._step_size(rank, world_size), accumulation)
 
     def check_world_size(self, world_size: int) -> None:
-        """Make sure that every rank gets equally many partitions.
+        """Make sure that every rank gets a partition.
 
         Raises:
-            ValueError: if the world size does not divide the partitions.
+            ValueError: if there are more workers than partitions.
         """
-        if self.partitions % world_size:
-            fitting = [n for n in range(1, self.partitions + 1) if self.partitions % n == 0]
+        if world_size > self.partitions:
             raise ValueError(
-                f"{world_size} workers cannot share {self.partitions} data partitions equally: use"
-                f" {', '.join(map(str, fitting))} workers, or another data.partitions in a new run"
+                f"{world_size} workers cannot share {self.partitions} data partitions, for each"
+                f" takes one at least: use {self.partitions} workers at most, or another"
+                " data.partitions in a new run"
             )
 
     def read_tasks(
@@ -199,15 +200,15 @@ class Plan(ABC):
 
         Args:
             rank: number of the worker.
-            world_size: number of workers; it divides the partitions.
+            world_size: number of workers.
             start: the first step to read.
             samples_per_task: samples in a task, about; a task holds whole steps, at least one.
 
         Raises:
-            ValueError: if the world size does not divide the partitions.
+            ValueError: if there are more workers than partitions.
         """
         self.check_world_size(world_size)
-        steps = max(1, samples_per_task * world_size // self.global_batch)
+        steps = max(1, samples_per_task // self._step_size(rank, world_size))
         epoch, step = start
         while True:
             while step < self.steps_per_epoch:
@@ -216,6 +217,10 @@ class Plan(ABC):
                 yield ReadTask(epoch, step, stop, tuple(samples))
                 step = stop
             epoch, step = epoch + 1, 0
+
+    def _step_size(self, rank: int, world_size: int) -> int:
+        """A rank's samples of one global batch."""
+        return len(range(rank, self.partitions, world_size)) * self.partition_share
 
     def _steps(
         self, rank: int, world_size: int, epoch: int, start: int, stop: int

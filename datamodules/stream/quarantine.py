@@ -52,6 +52,7 @@ class Quarantine:
         max_bad_fraction: share of bad samples, in [0, 1], above which `bad` raises.
         grace: bad samples tolerated before that share is looked at.
         on_bad: called with every bad sample, to record it.
+        left_out: keys of samples that are bad whatever their bytes are: training has shown it.
     """
 
     def __init__(
@@ -59,7 +60,9 @@ class Quarantine:
         max_bad_fraction: float,
         grace: int,
         on_bad: Callable[[BadSample], None] | None = None,
+        left_out: frozenset[str] = frozenset(),
     ) -> None:
+        self.left_out = left_out
         self._max_bad_fraction = max_bad_fraction
         self._grace = grace
         self._on_bad = on_bad

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from datamodules.decoding.decode import DecodedSample, Frame, blank_sample
 from datamodules.order.held_out import evaluation_samples
 from datamodules.order.plan import Plan, PlannedSample, Position
+from datamodules.order.shares import even_parts
 from datamodules.shards.index import SampleIndex
 from datamodules.stream.decoder import Decoder
 from datamodules.stream.reading import SeededSample, read_here
@@ -26,7 +27,8 @@ class TrainingStream:
 
     A bad sample leaves its batch smaller. A batch of bad ones only holds one picture without
     regions, so that every rank takes equally many steps: the first good one of the step, or else
-    a blank frame; what it is depends on the step alone, not on where the run was resumed.
+    a blank frame; what it is depends on the step alone, not on where the run was resumed. The same
+    stands in for a micro-batch that a rank with fewer partitions than others has no sample for.
 
     The loss needs the number of regions in the whole step, and of those with phrases, and that is
     known only when the last of its samples is decoded, for a sample may turn out bad. So a rank
@@ -52,14 +54,15 @@ class TrainingStream:
         self.rank = rank
         self.world_size = world_size
         self.steps = steps
-        self.micro_batch = plan.micro_batch_size(world_size, accumulation)
-        self.accumulation = accumulation
+        self.sizes = plan.micro_batch_sizes(rank, world_size, accumulation)
+        """Samples of each micro-batch of a step."""
 
     def __iter__(self) -> Iterator[RegionBatch]:
         """Read, decode and collate; torch is imported with the first batch."""
-        with closing(self.decoder.groups(self._samples(), self.micro_batch)) as groups:
+        decoded = self.decoder.groups(self._samples(), self.sizes, len(self.steps))
+        with closing(decoded) as groups:
             for step in self.steps:
-                yield from self._micro_batches(step, list(islice(groups, self.accumulation)))
+                yield from self._micro_batches(step, list(islice(groups, len(self.sizes))))
 
     def _micro_batches(self, step: int, groups: list[DecodedGroup]) -> Iterator[RegionBatch]:
         """One step, decoded as a whole: each micro-batch tells the totals of all of them."""
@@ -91,7 +94,7 @@ class TrainingStream:
                 return
             wanted = min(task.stop - task.start, left)
             left -= wanted
-            yield task.samples[: wanted * self.micro_batch * self.accumulation]
+            yield task.samples[: wanted * sum(self.sizes)]
 
 
 def _stand_in(groups: Sequence[DecodedGroup], frame: Frame) -> DecodedSample | None:
@@ -136,24 +139,26 @@ class EvaluationStream:
             index: the held-out samples.
             decoder: a decoder with `training=False`.
             batch: images in a batch.
-            images: images in all, over all ranks, spread evenly; None takes every one. Where there
-                are several ranks it is cut to a multiple of their number, so that they take equally
-                many.
+            images: images in all, over all ranks, spread evenly; None takes every one. They are the
+                same for any number of ranks.
             rank: number of the worker.
-            world_size: number of workers.
+            world_size: number of workers; all have equally many batches, one of which may hold no
+                image but a blank one without regions.
         """
         self.index = index
         self.decoder = decoder
-        self.batch = batch
         self.rank = rank
         self.world_size = world_size
-        total = len(self.index) if images is None else min(images, len(self.index))
-        self.images = total // world_size
-        """Images of this rank."""
+        self.images = len(self.index) if images is None else min(images, len(self.index))
+        """Images of all ranks."""
+        batches = math.ceil(self.images / (batch * world_size))
+        own = len(range(rank, self.images, world_size))
+        self.sizes = even_parts(own, batches) if batches else []
+        """Images of each batch of this rank."""
 
     def __len__(self) -> int:
         """Batches of this rank."""
-        return math.ceil(self.images / self.batch)
+        return len(self.sizes)
 
     def __iter__(self) -> Iterator[RegionBatch]:
         """Read in this process, decode and collate."""
@@ -164,9 +169,9 @@ class EvaluationStream:
             self.rank,
             self.world_size,
             self.decoder.config.seed,
-            self.images * self.world_size,
+            self.images,
         )
         samples = read_here(self.index, planned)
-        with closing(self.decoder.groups(samples, self.batch)) as groups:
+        with closing(self.decoder.groups(samples, self.sizes)) as groups:
             for group in groups:
                 yield collate_group(group, Position(), _stand_in([group], self.decoder.frame))

@@ -12,7 +12,8 @@ from tap_platform.cli.concepts import concepts
 from tap_platform.cli.data import data
 from tap_platform.cli.models import app, evaluate, export, predict
 from tap_platform.cli.report import report
-from tap_platform.cli.training import demo, plan, run_stages, schema, sync, train
+from tap_platform.cli.runs import runs
+from tap_platform.cli.training import demo, plan, run_stages, schema, train
 from tap_platform.launch.errors import RunFailedError
 
 
@@ -32,7 +33,7 @@ for verb in (
     train,
     run_stages,
     plan,
-    sync,
+    runs,
     report,
     schema,
     data,

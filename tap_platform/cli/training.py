@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -19,26 +20,29 @@ def demo(overrides: tuple[str, ...]) -> None:
 
 
 @click.command()
-@click.argument("spec", type=FILE, required=False)
+@click.argument("spec", required=False)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--resume", "run", metavar="RUN", help="Go on from a run's last checkpoint.")
-def train(spec: Path | None, overrides: tuple[str, ...], run: str | None) -> None:
+def train(spec: str | None, overrides: tuple[str, ...], run: str | None) -> None:
     """Train the job SPEC, then evaluate it on held-out images.
 
-    `tap train --resume RUN` takes the job from the run directory; RUN is its name or its path.
+    `tap train --resume RUN` takes the job from the run directory; RUN is its name or its path. What
+    leaves it the same run may change: `tap train --resume RUN scale.workers=4`. So may all of
+    scale, checkpoint, health and tracking, training.micro_batch, and training.max_steps may grow.
     """
     from tap_platform.config.load_pipeline import is_pipeline
     from tap_platform.launch.train import resume_run, start_run
 
     if run is not None:
-        _refuse_beside_resume(spec, overrides, "job")
-        resume_run(run)
+        given = [*([spec] if spec else []), *overrides]
+        _refuse_beside_resume([each for each in given if "=" not in each], "job")
+        resume_run(run, given)
     elif spec is None:
         raise click.UsageError("name a job file, such as jobs/tap_tiny_scenes.yaml")
     elif is_pipeline(spec):
         raise click.UsageError(f"{spec} is a pipeline of several jobs: tap run {spec}")
     else:
-        start_run(spec, overrides)
+        start_run(Path(spec), overrides)
 
 
 @click.command("run")
@@ -55,7 +59,7 @@ def run_stages(spec: Path | None, overrides: tuple[str, ...], run: str | None) -
     from tap_platform.launch.pipeline import resume_pipeline, start_pipeline
 
     if run is not None:
-        _refuse_beside_resume(spec, overrides, "pipeline")
+        _refuse_beside_resume([*([str(spec)] if spec else []), *overrides], "pipeline")
         resume_pipeline(run)
     elif spec is None:
         raise click.UsageError("name a pipeline, such as jobs/scenes_pipeline.yaml")
@@ -63,19 +67,9 @@ def run_stages(spec: Path | None, overrides: tuple[str, ...], run: str | None) -
         start_pipeline(spec, overrides)
 
 
-def _refuse_beside_resume(spec: Path | None, overrides: tuple[str, ...], what: str) -> None:
-    given = ([str(spec)] if spec else []) + list(overrides)
+def _refuse_beside_resume(given: Sequence[str], what: str) -> None:
     if given:
         raise click.UsageError(f"--resume takes the {what} from the run; leave out {given[0]!r}")
-
-
-@click.command()
-@click.argument("run")
-def sync(run: str) -> None:
-    """Send the tracker of RUN what it lacks: it was down, or too slow, while the run went on."""
-    from tap_platform.runs.tracking.sync import sync_run
-
-    click.echo(f"sent {sync_run(run)} records and files")
 
 
 @click.command()

@@ -16,14 +16,15 @@ class CheckpointConfig(Section):
 
     storage: str | None = None
     """Folder or URL (`s3://bucket/path`, `gs://…`) that holds `<project>/<run>/step-N/`; null keeps
-    them in the run directory."""
+    them in the run directory. From a URL, a run that goes on copies its checkpoint to `$TAP_CACHE`
+    of every node; evaluation, export and `init_from` copy it to the run directory."""
     every_steps: int | None = Field(None, gt=0)
     """Steps between checkpoints."""
     every_minutes: float | None = Field(None, gt=0)
     """Minutes between checkpoints, by the clock of the first worker."""
     background: bool = True
-    """Copy the state to host memory, then write and upload it while training goes on. False stops
-    training until a checkpoint is committed."""
+    """Copy the state to host memory, then write and upload it while training goes on; what is due
+    before that has ended is left out. False stops training until a checkpoint is committed."""
     keep_last: int = Field(2, gt=0)
     """The newest committed checkpoints, which stay; older ones are removed."""
     keep_every: int | None = Field(None, gt=0)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from math import ceil
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from tap_platform.config.base import Section
 from tap_platform.config.checkpoint import CheckpointConfig
+from tap_platform.config.combinations import check_strategy
 from tap_platform.config.data import DataConfig
 from tap_platform.config.health import HealthConfig
 from tap_platform.config.initial_weights import InitialWeights
@@ -84,15 +86,43 @@ class JobConfig(Section):
     tracking: TrackingConfig = TrackingConfig()
     """Where records are sent."""
 
+    def on(self, workers: int) -> JobConfig:
+        """The job at one number of workers: the same steps and global batches, cut for so many.
+
+        A forward pass holds no more images than it does at the most workers of an elastic run, so
+        that fewer workers need no more memory for them.
+
+        Args:
+            workers: how many there are, from 1 to `data.partitions`.
+
+        Raises:
+            ValueError: if they are more than the partitions.
+        """
+        micro_batch = self.training.micro_batch or self.micro_batch
+        job: JobConfig = self.replaced(
+            scale=self.scale.replaced(workers=workers),
+            training=self.training.replaced(micro_batch=micro_batch),
+        )
+        return job
+
     @property
-    def micro_batch(self) -> int:
-        """Images in one forward pass of one worker."""
-        return self.training.micro_batch or self.training.global_batch // self.scale.most_workers
+    def worker_images(self) -> int:
+        """Images of one optimizer step that a worker has, at the most: its partitions' shares.
+
+        An elastic run's are those at the most workers; `on` tells of others.
+        """
+        share = self.training.global_batch // self.data.partitions
+        return ceil(self.data.partitions / self.scale.most_workers) * share
 
     @property
     def accumulation(self) -> int:
-        """Forward passes of one worker in one optimizer step."""
-        return self.training.global_batch // (self.scale.most_workers * self.micro_batch)
+        """Forward passes of one worker in one optimizer step, the same on every worker."""
+        return ceil(self.worker_images / (self.training.micro_batch or self.worker_images))
+
+    @property
+    def micro_batch(self) -> int:
+        """Images in one forward pass of one worker, at the most: a step is cut evenly."""
+        return ceil(self.worker_images / self.accumulation)
 
     @property
     def identity(self) -> str:
@@ -103,29 +133,22 @@ class JobConfig(Section):
     def _batches_divide(self) -> Self:
         workers, total = self.scale.most_workers, self.training.global_batch
         partitions = self.data.partitions
-        if partitions % workers:
+        if workers > partitions:
             raise ValueError(
-                f"scale.workers {workers} does not divide data.partitions {partitions}: a worker"
-                " takes whole partitions, so that every number of workers sees the same batches;"
-                f" take one of {_divisors(partitions)} workers, or other partitions in a new run"
+                f"scale.workers {workers} is above data.partitions {partitions}: a worker takes"
+                " whole partitions, so that every number of workers sees the same batches; take"
+                f" {partitions} workers at most, or more partitions in a new run"
             )
         if total % partitions:
             raise ValueError(
                 f"data.partitions {partitions} does not divide training.global_batch {total}: every"
                 " partition gives an equal share to a batch"
             )
-        micro = self.micro_batch
-        if total % (workers * micro):
-            raise ValueError(
-                f"training.global_batch {total} is not a multiple of scale.workers {workers} x"
-                f" training.micro_batch {micro}"
-            )
         return self
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:
-        if self.training.precision == "fp16" and self.scale.device == "cpu":
-            raise ValueError("training.precision fp16 needs a GPU: take bf16 or fp32 on CPUs")
+        check_strategy(self.scale, self.training)
         if self.schedule.warmup_steps >= self.training.max_steps:
             raise ValueError(
                 f"schedule.warmup_steps {self.schedule.warmup_steps} is not below"
@@ -144,7 +167,3 @@ class JobConfig(Section):
                 f" data.jitter.maximum {jitter.maximum}"
             )
         return self
-
-
-def _divisors(number: int) -> str:
-    return ", ".join(str(n) for n in range(1, number + 1) if number % n == 0)

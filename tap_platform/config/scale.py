@@ -41,6 +41,14 @@ class ScaleConfig(Section):
     max_failures: int = Field(0, ge=-1)
     """Worker failures that are survived by going on from the last checkpoint; -1: any number.
     Preempted nodes do not count."""
+    max_preemptions: int = Field(-1, ge=-1)
+    """Times that workers are taken away with notice (a node is drained, a worker is sent SIGTERM)
+    and the run goes on from the checkpoint that they write then; -1: any number."""
+    grace_seconds: float = Field(30.0, gt=0)
+    """How long workers have, from SIGTERM or Ctrl-C on, to finish their step and write a
+    checkpoint, before they are ended without."""
+    resize_check_seconds: float = Field(60.0, ge=0)
+    """How often an elastic run looks whether there is room for more workers."""
 
     @property
     def least_workers(self) -> int:

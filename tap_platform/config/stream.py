@@ -29,8 +29,9 @@ class StreamConfig(Section):
     seed: int = Field(0, ge=0, lt=2**32)
     """Seed of the order, of the jitter and of every prompt drawn for a sample."""
     partitions: int = Field(8, gt=0)
-    """Canonical sequences that the data set is dealt into. The number of workers divides it, and it
-    divides the global batch; it fixes the order of samples, so do not change it within a run."""
+    """Canonical sequences that the data set is dealt into, and the most workers that may train: a
+    worker takes whole ones, all equally many where their number divides this. It divides the global
+    batch, and fixes the order of samples, so that it stays as it is within a run."""
     shuffle_window: int = Field(256, gt=0)
     """Samples shuffled together inside a partition; 1 keeps the order of the shards."""
     regions_per_image: int = Field(64, gt=0)

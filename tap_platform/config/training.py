@@ -49,8 +49,10 @@ class TrainingConfig(Section):
     global_batch: int = Field(gt=0)
     """Images in one optimizer step, over all workers and micro-batches."""
     micro_batch: int | None = Field(None, gt=0)
-    """Images in one forward pass of one worker; the rest is gradient accumulation. By default
-    there is none: `global_batch / workers`."""
+    """Images in one forward pass of one worker, at the most; the rest is gradient accumulation. By
+    default there is none with the most workers: about `global_batch / workers`. Batch norm looks at
+    the forward passes of all workers at a time, so an elastic run whose curve shall not depend on
+    the number of workers takes `global_batch / least workers`, if memory allows."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Arithmetic of forward and backward; weights and optimizer stay fp32. fp16 needs a GPU."""
     log_every: int = Field(10, gt=0)

@@ -13,8 +13,8 @@ from tap_platform.launch.ablation_tables import rich_table, verdicts, write_tabl
 from tap_platform.launch.ablation_units import Unit, ablation_units, scores_of
 from tap_platform.launch.prepare import check_data, prepare_data
 from tap_platform.launch.ray_session import cpus_needed, joined_ray
+from tap_platform.launch.signals import own_signals
 from tap_platform.launch.stages import recorded, run_stage, stage_run
-from tap_platform.launch.workers import own_signals
 from tap_platform.runs.directory import RunDirectory, check_storage, new_run_name
 from tap_platform.runs.files import read_json, write_json
 from tap_platform.runs.status import read_status, update_status

@@ -15,6 +15,7 @@ from rich.table import Table
 from tap_platform.config.initial_weights import InitialWeights
 from tap_platform.config.job import JobConfig
 from tap_platform.config.recipe import TapPretrainConfig
+from tap_platform.launch.newest_checkpoint import checkpoint_in_run
 from tap_platform.launch.weights_source import newest_checkpoint
 from tap_platform.models import Tap
 from tap_platform.models.matching import LoadReport, fit_weights
@@ -110,12 +111,24 @@ def _checked(base: BaseWeights) -> BaseWeights:
 
 
 def _of_checkpoint(folder: Path) -> BaseWeights:
-    if not checkpoints.is_committed(folder):
-        there = ", ".join(each.name for each in checkpoints.committed(folder.parent)) or "none"
-        raise ValueError(f"there is no committed checkpoint {folder.name}; there: {there}")
     run, step = RunDirectory(folder.parent.parent), checkpoints.step_of(folder)
+    if not checkpoints.is_committed(folder):
+        _bring(run, step)
     origin = f"run {run.name}, step {step}"
     return BaseWeights(folder, fingerprint(folder), origin, step, _note(run))
+
+
+def _bring(run: RunDirectory, step: int) -> None:
+    """Copy a checkpoint that lies elsewhere to its run's directory."""
+    job = job_of(run)
+    try:
+        if checkpoint_in_run(job, run, step) is not None:
+            return
+    except checkpoints.CorruptCheckpointError as error:
+        raise ValueError(str(error)) from error
+    committed = checkpoints.committed(checkpoints.checkpoint_place(run, job.checkpoint))
+    there = ", ".join(each.name for each in committed) or "none"
+    raise ValueError(f"there is no committed checkpoint step-{step}; there: {there}")
 
 
 def _note(run: RunDirectory) -> str:
@@ -172,7 +185,8 @@ def check_resumable(job: JobConfig, run: RunDirectory) -> None:
     Raises:
         ValueError: if they are gone or changed.
     """
-    newest = next(reversed(checkpoints.committed(run.checkpoints)), None)
+    place = checkpoints.checkpoint_place(run, job.checkpoint)
+    newest = next(reversed(checkpoints.committed(place)), None)
     if needs_base(job, newest):
         check_base(run)
 

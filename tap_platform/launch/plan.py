@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil
 from typing import Any
 
 import yaml
@@ -23,9 +24,11 @@ class BatchArithmetic(BaseModel):
     global_batch: int
     workers: int
     micro_batch: int
+    """Images in a forward pass of a worker, at the most."""
     accumulation: int
     partitions: int
     partitions_per_worker: int
+    """At the most: where the workers do not divide the partitions, some read one fewer."""
     images_per_partition: int
     regions_at_most: int
     images_in_all: int
@@ -56,6 +59,9 @@ class Plan(BaseModel):
     """The others rest."""
     trained_parameters: int
     batch: BatchArithmetic
+    """With the most workers."""
+    least_batch: BatchArithmetic | None
+    """With the fewest workers of an elastic run."""
     data: list[DataShare]
 
 
@@ -67,25 +73,36 @@ def make_plan(job: JobConfig) -> Plan:
     """
     parameters = count_parameters(job.model)
     trained_parts = list(job.recipe.trained_parts)
-    training, scale, partitions = job.training, job.scale, job.data.partitions
+    scale = job.scale
     return Plan(
         job=job.model_dump(mode="json"),
         identity=job.identity,
         parameters=parameters,
         trained_parts=trained_parts,
         trained_parameters=sum(parameters[part] for part in trained_parts),
-        batch=BatchArithmetic(
-            global_batch=training.global_batch,
-            workers=scale.most_workers,
-            micro_batch=job.micro_batch,
-            accumulation=job.accumulation,
-            partitions=partitions,
-            partitions_per_worker=partitions // scale.most_workers,
-            images_per_partition=training.global_batch // partitions,
-            regions_at_most=training.global_batch * job.data.regions_per_image,
-            images_in_all=training.global_batch * training.max_steps,
+        batch=_batch(job.on(scale.most_workers)),
+        least_batch=(
+            None
+            if scale.least_workers == scale.most_workers
+            else _batch(job.on(scale.least_workers))
         ),
         data=_data_shares(job),
+    )
+
+
+def _batch(job: JobConfig) -> BatchArithmetic:
+    """The arithmetic of a job at one number of workers."""
+    training, workers, partitions = job.training, job.scale.most_workers, job.data.partitions
+    return BatchArithmetic(
+        global_batch=training.global_batch,
+        workers=workers,
+        micro_batch=job.micro_batch,
+        accumulation=job.accumulation,
+        partitions=partitions,
+        partitions_per_worker=ceil(partitions / workers),
+        images_per_partition=training.global_batch // partitions,
+        regions_at_most=training.global_batch * job.data.regions_per_image,
+        images_in_all=training.global_batch * training.max_steps,
     )
 
 
@@ -124,7 +141,7 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
     table.add_row("in all", f"{sum(plan.parameters.values()):,}", f"{plan.trained_parameters:,}")
     console.print(table)
     console.print(_data_table(plan.data))
-    console.print(_batch_sentence(plan.batch))
+    console.print(_batch_sentence(plan.batch, plan.least_batch))
 
 
 def _data_table(shares: Sequence[DataShare]) -> Table:
@@ -143,11 +160,26 @@ def _data_table(shares: Sequence[DataShare]) -> Table:
     return table
 
 
-def _batch_sentence(batch: BatchArithmetic) -> str:
+def _batch_sentence(batch: BatchArithmetic, least: BatchArithmetic | None) -> str:
+    fewest = f"at the least {_cut(least)}, where a worker reads {_reads(least)};\n" if least else ""
     return (
-        f"\nA global batch of {batch.global_batch} images = {batch.workers} workers x"
-        f" {batch.micro_batch} images x {batch.accumulation} micro-batches;\n"
+        f"\nA global batch of {batch.global_batch} images = {_cut(batch)};\n"
         f"{batch.partitions} partitions give {batch.images_per_partition} images each, a worker"
-        f" reads {batch.partitions_per_worker} of them;\n"
+        f" reads {_reads(batch)};\n{fewest}"
         f"at most {batch.regions_at_most:,} regions a step, {batch.images_in_all:,} images in all."
     )
+
+
+def _cut(batch: BatchArithmetic) -> str:
+    """How a global batch is cut; the smaller parts are not told where parts are uneven."""
+    computed = batch.workers * batch.micro_batch * batch.accumulation
+    bound = "" if computed == batch.global_batch else "at most "
+    return (
+        f"{batch.workers} workers x {bound}{batch.micro_batch} images x"
+        f" {batch.accumulation} micro-batches"
+    )
+
+
+def _reads(batch: BatchArithmetic) -> str:
+    most, uneven = batch.partitions_per_worker, batch.partitions % batch.workers
+    return f"{most - 1} or {most} of them" if uneven else f"{most} of them"

@@ -72,7 +72,7 @@ def check_data(job: JobConfig, console: Console | None = None) -> None:
 
     Raises:
         ValueError: if shards, index or vocabulary are missing, the set is empty or too small for
-            the batch, the workers cannot share it, the concept space has another width, the sets of
+            the batch or the workers, the concept space has another width, the sets of
             a mixture do not fit together, or they do not hold what the recipe learns.
     """
     check_targets(job, console or Console())

@@ -18,6 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from tap_platform.report.story import illness_told
 from tap_platform.runs.directory import RunDirectory
 from tap_platform.runs.files import read_records
 from tap_platform.runs.metrics import MetricsRecord, read_metrics
@@ -30,8 +31,8 @@ PLAIN_LINES = 10
 class RunProgress:
     """Follow a run's metrics in a thread: a bar on a terminal, ten plain lines elsewhere.
 
-    It also tells of checkpoints that were skipped or gone on from and of bad samples, and keeps the
-    step in the run's status.
+    It also tells of checkpoints that were skipped or gone on from, of workers taken away and of bad
+    samples, and keeps the step in the run's status.
     """
 
     def __init__(self, run: RunDirectory, max_steps: int, console: Console | None = None) -> None:
@@ -99,8 +100,15 @@ class RunProgress:
                 f"[red]checkpoint {event['checkpoint']} is skipped:[/] {escape(event['reason'])}",
                 soft_wrap=True,
             )
+        elif kind == "preempted":
+            who = ", ".join(map(str, event["ranks"]))
+            self.console.print(f"preempted at step {event['step']}: workers {who} are taken away")
         elif kind == "training" and event["goes_on_from"]:
             self.console.print(f"going on from {event['goes_on_from']}")
+        elif kind == "resized":
+            self.console.print(f"workers: {event['was']} before, {event['now']} now")
+        elif told := illness_told(event):
+            self.console.print(f"[yellow]{escape(told)}[/]", soft_wrap=True)
 
     def _show_newest(self) -> None:
         """Show the newest record, if the file has grown."""

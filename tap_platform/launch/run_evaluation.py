@@ -222,7 +222,7 @@ def _track(run: RunDirectory, console: Console) -> None:
     except Exception as error:  # trackers fail in their own ways
         console.print(
             f"[yellow]{job.tracking.tracker} has not taken the numbers ({error}):[/]"
-            f" `tap sync {run.name}` sends them later",
+            f" `tap runs sync {run.name}` sends them later",
             highlight=False,
         )
 

@@ -16,6 +16,7 @@ from tap_platform.config.job import JobConfig
 from tap_platform.config.load import load_job, validate_job
 from tap_platform.config.recipe import TapCaptionConfig
 from tap_platform.config.tracking import TrackingConfig
+from tap_platform.launch.changed_job import changed_job, write_changes
 from tap_platform.launch.data_sets import data_hashes, training_index
 from tap_platform.launch.errors import RunStoppedError
 from tap_platform.launch.plan import make_plan
@@ -43,29 +44,39 @@ def start_run(spec: Path, overrides: Sequence[str] = ()) -> RunDirectory:
     return train(job, create_run(job))
 
 
-def resume_run(name: str, storage: str = "runs", console: Console | None = None) -> RunDirectory:
+def resume_run(
+    name: str,
+    overrides: Sequence[str] = (),
+    storage: str = "runs",
+    console: Console | None = None,
+) -> RunDirectory:
     """Go on with a run from its last checkpoint.
 
     Args:
         name: the run's name, or the path of its directory.
+        overrides: changes of its job that leave it the same run, as `changed_job` tells.
         storage: where to look for a name.
         console: where to tell how it goes.
 
     Raises:
-        ValueError: if there is no such run, its config or data is refused, or the weights that it
-            started from are needed and gone.
+        ValueError: if there is no such run, its config or data is refused, a change would make it
+            another run, or the weights that it started from are needed and gone.
         RunFailedError: if training failed.
     """
     run = RunDirectory.find(storage, name)
     if run.pipeline.is_file():
         how = shlex.quote(str(run.path))
         raise ValueError(f"{run.name} is a pipeline; it goes on with: tap run --resume {how}")
-    job = validate_job(read_json(run.config), where=str(run.config))
+    was = validate_job(read_json(run.config), where=str(run.config))
+    job, changes = changed_job(was, overrides, run)
     if job.init_from is not None:
         from tap_platform.launch.initial_weights import check_resumable
 
         check_resumable(job, run)
     check_data(job, console)
+    if changes:
+        with alone(run):
+            write_changes(job, changes, run)
     return train(job, run, console)
 
 
@@ -200,6 +211,10 @@ def _recorded(run: RunDirectory, job: JobConfig, attempt: int) -> Iterator[None]
     events.record("started", workers=job.scale.workers, strategy=job.scale.strategy)
     try:
         yield
+    except RunStoppedError as stop:
+        update_status(run.status, state="interrupted", message=str(stop))
+        events.record("interrupted", reason=str(stop))
+        raise
     except (KeyboardInterrupt, SystemExit):  # Ray answers Ctrl-C and SIGTERM with an exit
         update_status(run.status, state="interrupted", message="stopped by a signal")
         events.record("interrupted")
@@ -228,7 +243,7 @@ def tracked(run: RunDirectory, tracking: TrackingConfig, console: Console) -> It
         if not follower.stop(tracking.final_timeout):
             console.print(
                 f"{tracking.tracker} lacks the last records of this run (why: {run.events});"
-                f" send them with: tap sync {shlex.quote(str(run.path))}",
+                f" send them with: tap runs sync {shlex.quote(str(run.path))}",
                 soft_wrap=True,
             )
 

@@ -12,6 +12,7 @@ from datamodules.vocabulary import Vocabulary
 from tap_platform.config.job import JobConfig
 from tap_platform.config.recipe import TapCaptionConfig
 from tap_platform.launch.data_sets import VOCABULARY_NAME, has_vocabulary, vocabulary_of
+from tap_platform.launch.newest_checkpoint import newest_in_run
 from tap_platform.launch.tokenizers import tokenizer_beside, tokenizer_of
 from tap_platform.models import Tap, load_released_weights
 from tap_platform.models.released import WEIGHT_SUFFIXES
@@ -54,6 +55,12 @@ class RunWeights:
     step: int
 
     @property
+    def origin(self) -> str:
+        """Where the weights come from, for people."""
+        averaged = ", averaged" if self.job.optimizer.ema_decay else ""
+        return f"run {self.run.name}, step {self.step}{averaged}"
+
+    @property
     def vocabulary(self) -> Vocabulary | None:
         """The concepts of the run's data; None where the data has gone."""
         return vocabulary_of(self.job.data) if has_vocabulary(self.job.data) else None
@@ -94,7 +101,7 @@ def load_weights(source: str | Path, storage: str = "runs") -> Loaded:
         model=found.model,
         vocabulary=found.vocabulary,
         preset=found.job.model.preset_name,
-        origin=f"run {found.run.name}, step {found.step}",
+        origin=found.origin,
         temperature=found.job.recipe.objective.temperature,
         tokenizer=tokenizer_of(found.run),
         caption_token=found.caption_token,
@@ -104,7 +111,8 @@ def load_weights(source: str | Path, storage: str = "runs") -> Loaded:
 def load_run(name: str | Path, storage: str = "runs") -> RunWeights:
     """Load the newest committed checkpoint of a run, whole.
 
-    A run that trains a part of its model has the rest from its base.
+    A run that trains a part of its model has the rest from its base. One that averages its weights
+    (`optimizer.ema_decay`) gives the averages.
 
     Args:
         name: the run's name, or the path of its directory.
@@ -127,8 +135,8 @@ def newest_checkpoint(run: RunDirectory) -> Path:
     Raises:
         ValueError: if there is none.
     """
-    newest = checkpoints.latest(
-        run.checkpoints, on_skipped=lambda folder, why: logging.warning("%s: %s", folder, why)
+    newest = newest_in_run(
+        job_of(run), run, lambda folder, why: logging.warning("%s: %s", folder, why)
     )
     if newest is None:
         raise ValueError(f"{run.path} has no committed checkpoint yet: train it further first")

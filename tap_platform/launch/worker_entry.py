@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tap_platform.config.job import JobConfig
+from tap_platform.launch.going_back import train_with_returns
+from tap_platform.launch.newest_checkpoint import newest_checkpoint
 from tap_platform.runs.directory import RunDirectory
-from tap_platform.runs.events import EventLog
+from tap_platform.runs.events import EventLog, read_events
+from tap_platform.runs.status import update_status
 
 if TYPE_CHECKING:
     from datamodules.stream.sample_stream import EvaluationStream, TrainingStream
@@ -32,31 +36,58 @@ def run_worker(config: dict[str, Any]) -> None:
         config: `job` (resolved JSON), `run` (path of the run directory) and `attempt`.
     """
     import ray.train
+    from ray.train.collective import broadcast_from_rank_zero
 
-    job = JobConfig.model_validate_json(config["job"])
-    run = RunDirectory(Path(config["run"]))
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
+    job = JobConfig.model_validate_json(config["job"]).on(world_size)
+    run = RunDirectory(Path(config["run"]))
     _write_output_to(run.log(config["attempt"], rank))
+    print(f"worker {rank} of {world_size} on {socket.gethostname()}, process {os.getpid()}")
     events = EventLog(run.events, attempt=config["attempt"], rank=rank)
-    checkpoint = _newest_checkpoint(run, events)
-    place = Place(rank, world_size, _step(checkpoint))
+    train_with_returns(
+        job.health,
+        events,
+        newest=lambda: newest_checkpoint(job, run, events, agree=broadcast_from_rank_zero),
+        train=lambda found: _train(job, run, events, Place(rank, world_size, _step(found)), found),
+    )
 
+
+def _train(
+    job: JobConfig, run: RunDirectory, events: EventLog, place: Place, checkpoint: Path | None
+) -> None:
+    """One life of data stream, model and trainer, from a checkpoint on."""
     from datamodules.stream.prefetch import Prefetch
 
     stream, held_out = build_streams(job, place, events)
     training = Prefetch(stream, depth=2)
     try:
-        from datamodules.stream.region_datamodule import RegionDataModule
         from tap_platform.launch.data_sets import vocabulary_of
-        from tap_platform.training.worker import train_worker
+        from tap_platform.training.lean_imports import without_extras
+
+        with without_extras():
+            from datamodules.stream.region_datamodule import RegionDataModule
+            from tap_platform.training.worker import train_worker
 
         datamodule = RegionDataModule(
             vocabulary_of(job.data), stream.plan, training, held_out, place.start_step
         )
+        if place.rank == 0:
+            tell_start(run, events, place.world_size, checkpoint)
         train_worker(job, run, events, datamodule, checkpoint)
     finally:
         training.close()
+
+
+def tell_start(run: RunDirectory, events: EventLog, workers: int, checkpoint: Path | None) -> None:
+    """Record a start of the workers: how many they are, and what they go on from."""
+    starts = read_events(run.events, kind="training")
+    was = starts[-1].get("workers") if starts else None
+    goes_on_from = checkpoint.name if checkpoint else None
+    events.record("training", pid=os.getpid(), workers=workers, goes_on_from=goes_on_from)
+    if was not in (None, workers):
+        events.record("resized", was=was, now=workers)
+    update_status(run.status, world_size=workers)
 
 
 def build_streams(
@@ -74,6 +105,7 @@ def build_streams(
         vocabulary_of,
     )
     from tap_platform.runs.quarantine import recorder
+    from tap_platform.training.divergence import left_out
 
     data = job.data
     concepts = vocabulary_of(data).indexes
@@ -83,6 +115,7 @@ def build_streams(
             data.max_bad_fraction,
             data.bad_sample_grace,
             on_bad=recorder(events, "train" if training else "val"),
+            left_out=left_out(events.path) if training else frozenset(),
         )
         return Decoder(data, Frame.of(job.model), concepts, quarantine, training=training)
 
@@ -107,18 +140,6 @@ def build_streams(
         world_size=place.world_size,
     )
     return stream, held_out
-
-
-def _newest_checkpoint(run: RunDirectory, events: EventLog) -> Path | None:
-    """The newest sound checkpoint; the first worker tells of those that are not."""
-    from tap_platform.runs import checkpoints
-
-    def tell(folder: Path, reason: str) -> None:
-        print(f"checkpoint {folder.name} is skipped: {reason}")
-        if events.rank == 0:
-            events.record("checkpoint_skipped", checkpoint=folder.name, reason=reason)
-
-    return checkpoints.latest(run.checkpoints, on_skipped=tell)
 
 
 def _step(checkpoint: Path | None) -> int:

@@ -2,70 +2,80 @@
 
 from __future__ import annotations
 
-import shlex
-import signal
-import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from tap_platform.config.job import JobConfig
-from tap_platform.launch.errors import RunFailedError
+from tap_platform.launch.errors import RunFailedError, RunStoppedError
+from tap_platform.launch.failures import explain_failure, how_to_go_on
+from tap_platform.launch.going_back import check_not_diverged
 from tap_platform.launch.progress import RunProgress
 from tap_platform.launch.ray_session import ray_session
+from tap_platform.launch.signals import run_until_signalled
 from tap_platform.launch.worker_entry import run_worker
 from tap_platform.runs.directory import RunDirectory
+from tap_platform.runs.stop_request import StopRequest
 
 if TYPE_CHECKING:
+    from ray.train import FailureConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
-
-LOG_LINES_SHOWN = 12
 
 
 def run_workers(job: JobConfig, run: RunDirectory, attempt: int, console: Console) -> None:
     """Train with Ray Train until the last step, with a progress bar.
 
+    Ray Train starts the workers again, from the last checkpoint, as often as `scale.max_failures`
+    and `scale.max_preemptions` allow; each counts for itself. An elastic run whose node is lost
+    without notice may take two of `max_failures`: the first start may still count on that node.
+
+    At SIGTERM or Ctrl-C the workers have `scale.grace_seconds` to write a checkpoint of the step
+    that they are in; a second signal ends them at once.
+
     Raises:
         ValueError: if the cluster has too few CPUs, or no GPU that the job asks for.
-        RunFailedError: if a worker failed more often than `scale.max_failures` allows.
+        RunFailedError: if workers failed or were preempted more often than that, training has
+            diverged, or Ray itself is gone.
+        RunStoppedError: if a signal ended it.
     """
     with RunProgress(run, job.training.max_steps, console), ray_session(job):
+        from ray.exceptions import RayError
         from ray.train import TrainingFailedError
 
         trainer = _build_trainer(job, run, attempt)
         try:
-            with own_signals():
-                trainer.fit()
-        except TrainingFailedError as error:
-            raise RunFailedError(_explain(error, run, attempt)) from None
+            _fit(trainer, job, run, console)
+        except (TrainingFailedError, RayError) as error:
+            raise RunFailedError(explain_failure(error, run, attempt)) from None
+        check_not_diverged(run, attempt)
 
 
-@contextmanager
-def own_signals() -> Iterator[None]:
-    """Let SIGTERM end the block like Ctrl-C, and take both signals back from Ray afterwards.
+def _fit(trainer: TorchTrainer, job: JobConfig, run: RunDirectory, console: Console) -> None:
+    grace = job.scale.grace_seconds
+    request = StopRequest(run)
+    request.clear()
 
-    Ray's own answer to SIGTERM aborts the process; to Ctrl-C it answers after its workers are gone.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    ctrl_c = signal.getsignal(signal.SIGINT)
-    signal.signal(signal.SIGTERM, _stop)
+    def ask_to_stop(name: str) -> None:
+        request.ask(name)
+        console.print(
+            f"{name}: the workers write a checkpoint and end, within {grace:g} s (scale."
+            "grace_seconds); once more ends them now",
+            soft_wrap=True,
+        )
+
     try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, ctrl_c)
-
-
-def _stop(number: int, frame: object) -> NoReturn:
-    sys.exit(128 + number)
+        signal = run_until_signalled(trainer.fit, ask_to_stop, grace)
+    except SystemExit:
+        raise RunStoppedError(
+            f"{run.name} was stopped before its workers had written a checkpoint;"
+            f" {how_to_go_on(run)}"
+        ) from None
+    if signal:
+        raise RunStoppedError(f"{run.name} was stopped by {signal}; {how_to_go_on(run)}")
 
 
 def _build_trainer(job: JobConfig, run: RunDirectory, attempt: int) -> TorchTrainer:
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train import RunConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     use_gpu = _use_gpu(job)
@@ -76,22 +86,45 @@ def _build_trainer(job: JobConfig, run: RunDirectory, attempt: int) -> TorchTrai
             "run": str(run.path),
             "attempt": attempt,
         },
-        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=job.scale.most_workers,
-            use_gpu=use_gpu,
-            resources_per_worker={
-                "CPU": job.scale.cpus_per_worker,
-                **({"GPU": 1} if use_gpu else {}),
-            },
-        ),
+        torch_config=TorchConfig(backend=_backend(job, use_gpu)),
+        scaling_config=_scaling(job, use_gpu),
         run_config=RunConfig(  # type: ignore[call-arg]  # Ray shows type checkers the old one
             name=f"attempt-{attempt}",
             storage_path=str(run.path / "ray"),
             # Ray lets workers without a GPU see all of them, and torch takes what it sees.
             worker_runtime_env={} if use_gpu else {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}},
-            failure_config=FailureConfig(max_failures=job.scale.max_failures),
+            failure_config=_budgets(job),
         ),
+    )
+
+
+def _backend(job: JobConfig, use_gpu: bool) -> str:
+    """What carries sums between workers; those of FSDP's offloaded gradients are on CPUs."""
+    if not use_gpu:
+        return "gloo"
+    scale = job.scale
+    on_cpus = scale.strategy == "fsdp" and scale.offload != "none"
+    return "cpu:gloo,cuda:nccl" if on_cpus else "nccl"
+
+
+def _scaling(job: JobConfig, use_gpu: bool) -> ScalingConfig:
+    from ray.train import ScalingConfig
+
+    scale = job.scale
+    return ScalingConfig(  # type: ignore[call-arg]  # Ray shows type checkers the old one
+        num_workers=scale.workers,  # type: ignore[arg-type]
+        elastic_resize_monitor_interval_s=scale.resize_check_seconds,
+        use_gpu=use_gpu,
+        resources_per_worker={"CPU": scale.cpus_per_worker, **({"GPU": 1} if use_gpu else {})},
+    )
+
+
+def _budgets(job: JobConfig) -> FailureConfig:
+    from ray.train import FailureConfig
+
+    return FailureConfig(  # type: ignore[call-arg]
+        max_failures=job.scale.max_failures,
+        max_preemption_failures=job.scale.max_preemptions,
     )
 
 
@@ -105,23 +138,9 @@ def _use_gpu(job: JobConfig) -> bool:
         raise ValueError(
             "training.precision fp16 needs a GPU, the cluster has none: take bf16 or fp32 on CPUs"
         )
-    if there < job.scale.most_workers and (there or job.scale.device == "gpu"):
+    if there < job.scale.least_workers and (there or job.scale.device == "gpu"):
         raise ValueError(
-            f"scale.workers {job.scale.most_workers} take a GPU each, the cluster has {there}: lower"
-            " scale.workers, or set scale.device=cpu"
+            f"scale.workers {job.scale.least_workers} take a GPU each, the cluster has {there}:"
+            " lower scale.workers, or set scale.device=cpu"
         )
     return there > 0
-
-
-def _explain(error: Exception, run: RunDirectory, attempt: int) -> str:
-    """The first failed worker's error, the end of its log, and how to go on."""
-    failures: dict[int, Exception] = getattr(error, "worker_failures", {})
-    rank, cause = next(iter(sorted(failures.items())), (0, error))
-    cause = getattr(cause, "cause", None) or cause
-    log = run.log(attempt, rank)
-    text = log.read_text(errors="replace") if log.exists() else ""
-    ending = "\n".join(f"  | {line}" for line in text.splitlines()[-LOG_LINES_SHOWN:])
-    return (
-        f"worker {rank} failed: {cause}\n{ending}\n"
-        f"its whole log: {log}\ngo on with: tap train --resume {shlex.quote(str(run.path))}"
-    )

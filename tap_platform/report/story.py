@@ -12,7 +12,7 @@ from tap_platform.runs.quarantine import KIND as QUARANTINED
 LONGEST_REASON = 600
 ROUTINE = frozenset({"checkpoint", QUARANTINED, "evaluated"})
 """Kinds of events that are summed up, or shown elsewhere."""
-GRAVE = frozenset({"failed", "interrupted", "checkpoint_skipped"})
+GRAVE = frozenset({"failed", "interrupted", "hang", "diverged", "returned", "checkpoint_skipped"})
 
 
 class Happening(NamedTuple):
@@ -59,10 +59,32 @@ def _told(event: Mapping[str, Any]) -> str:
         case "checkpoint_skipped":
             reason = shortened(str(event.get("reason")), LONGEST_REASON)
             return f"checkpoint {event.get('checkpoint')} is skipped: {reason}"
+    if told := illness_told(event):
+        return told
     stamp = {"time", "kind", "attempt", "rank"}
     fields = ", ".join(f"{k} {v}" for k, v in event.items() if k not in stamp and v is not None)
     kind = str(event.get("kind", "something")).replace("_", " ")
     return shortened(f"{kind}: {fields}" if fields else kind, LONGEST_REASON)
+
+
+def illness_told(event: Mapping[str, Any]) -> str:
+    """What was wrong with the training itself, in words; empty for events of other kinds."""
+    step, samples = event.get("step"), len(event.get("samples", ()))
+    match event.get("kind"):
+        case "hang":
+            others = ", waiting for the others" if event.get("waits_for_others") else ""
+            return f"worker {event.get('rank')} hung at step {step}, {event.get('phase')}{others}"
+        case "step_skipped":
+            return f"step {step} changed nothing: {event.get('reason')}"
+        case "returned":
+            where = event.get("to") or "the start"
+            return f"went back from step {step} to {where}, and left out {samples} samples"
+        case "diverged":
+            return f"gave up at step {step}: going back had not helped"
+        case "loss_spike":
+            loss, usual = event.get("loss", 0), event.get("median", 0)
+            return f"the loss was {loss:.3g} at step {step}, {usual:.3g} being usual"
+    return ""
 
 
 def _moment(event: Mapping[str, Any]) -> str:

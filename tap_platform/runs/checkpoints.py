@@ -1,153 +1,213 @@
-"""The catalogue of a run's checkpoints: `checkpoints/step-N/`, and which of them can be trusted.
+"""The catalogue of a run's checkpoints: `step-N/`, and which of them exist, count and stay.
 
 A checkpoint is its files, `manifest.json` with their sizes and SHA-256, and `COMMITTED`, written
-last, with the SHA-256 of the manifest. A folder without `COMMITTED` does not exist.
+last, with the SHA-256 of the manifest. A folder without `COMMITTED` does not exist. The folders lie
+in the run directory, in another folder, or at a URL.
 """
 
 from __future__ import annotations
 
-import re
-import shutil
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import hashlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
-from tap_platform.runs.files import (
-    flush_to_disk,
-    read_json,
-    sha256_of,
-    utc_now,
-    write_atomic,
-    write_json,
+from datamodules.storage import (
+    Location,
+    list_files,
+    location,
+    make_folder,
+    remove_tree,
+    write_bytes,
 )
+from tap_platform.config.checkpoint import CheckpointConfig
+from tap_platform.runs.checkpoint_manifest import (
+    COMMITTED,
+    MANIFEST,
+    CorruptCheckpointError,
+    FileEntry,
+    Manifest,
+    fetch,
+    is_committed,
+    is_step_folder,
+    read_manifest,
+    step_of,
+    verify,
+)
+from tap_platform.runs.directory import RunDirectory
+from tap_platform.runs.files import flush_to_disk, utc_now, write_atomic
 
-MANIFEST = "manifest.json"
-COMMITTED = "COMMITTED"
-_STEP_FOLDER = re.compile(r"step-(\d+)")
+__all__ = [
+    "COMMITTED",
+    "MANIFEST",
+    "CorruptCheckpointError",
+    "FileEntry",
+    "checkpoint_place",
+    "commit",
+    "committed",
+    "fetch",
+    "is_committed",
+    "latest",
+    "prepare",
+    "prune",
+    "read_manifest",
+    "step_of",
+    "sweep",
+    "verify",
+]
 
 
-class CorruptCheckpointError(Exception):
-    """A committed checkpoint whose files are not those that were committed."""
+def checkpoint_place(run: RunDirectory, config: CheckpointConfig) -> Location:
+    """Where a run's `step-N/` lie.
 
-
-def prepare(checkpoints: Path, step: int) -> Path:
-    """An empty folder for the checkpoint of a step; what an earlier attempt left there goes.
-
-    One process calls it, before any process writes: a file left by a larger world size would
-    otherwise be committed along with the new ones.
+    Raises:
+        ValueError: `checkpoint.storage` is a URL of an unknown kind.
     """
-    folder = checkpoints / f"step-{step}"
+    if config.storage is None:
+        return run.checkpoints
+    return location(config.storage) / run.project / run.name
+
+
+def prepare(place: Location, step: int) -> Location:
+    """An empty folder for the checkpoint of a step; what was there goes."""
+    folder = place / f"step-{step}"
     _remove(folder)
-    folder.mkdir(parents=True)
+    make_folder(folder)
     return folder
 
 
-def commit(folder: Path) -> None:
-    """Make a checkpoint exist, once all its files are written; it survives a crash from here on."""
-    manifest = folder / MANIFEST
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != manifest)
-    with ThreadPoolExecutor() as pool:
-        entries = list(pool.map(_flushed_entry, paths))
-    names = [path.relative_to(folder).as_posix() for path in paths]
-    write_json(manifest, {"time": utc_now(), "files": dict(zip(names, entries, strict=True))})
-    for inner in {path.parent for path in paths}:
-        flush_to_disk(inner)
-    write_atomic(folder / COMMITTED, sha256_of(manifest).encode())
-    flush_to_disk(folder.parent)
+def commit(
+    folder: Location, files: Mapping[str, FileEntry] | None = None, world_size: int = 1
+) -> None:
+    """Make a checkpoint exist, once all its files are written; it survives a crash from here on.
 
-
-def is_committed(folder: Path) -> bool:
-    """Whether a checkpoint exists; its files may have rotted since (see `verify`)."""
-    return (folder / COMMITTED).is_file()
-
-
-def step_of(folder: Path) -> int:
-    """The optimizer step that a checkpoint's folder is named after."""
-    return int(folder.name.removeprefix("step-"))
-
-
-def committed(checkpoints: Path) -> list[Path]:
-    """The folders of all committed checkpoints, from the earliest step to the latest."""
-    return [folder for folder in _step_folders(checkpoints) if is_committed(folder)]
-
-
-def verify(folder: Path) -> None:
-    """Read every byte of a checkpoint and compares it with what was committed.
+    Args:
+        folder: `step-N`. What lies there under other names goes: it is of an earlier attempt.
+        files: What the workers have written and flushed, by name; by default all that is there, in
+            a local folder.
+        world_size: How many workers wrote it.
 
     Raises:
-        CorruptCheckpointError: It is not committed, or a file is missing, cut, grown or changed;
-            the message names the file.
+        OSError: The mark cannot be written; the checkpoint does not exist then.
     """
-    if not is_committed(folder):
-        raise CorruptCheckpointError(f"{folder} is not committed: its writer did not finish")
-    try:
-        digest = sha256_of(folder / MANIFEST)
-        if digest != (folder / COMMITTED).read_text():
-            raise CorruptCheckpointError(f"{folder}: {MANIFEST} and {COMMITTED} do not agree")
-        files = read_json(folder / MANIFEST)["files"]
-        with ThreadPoolExecutor() as pool:
-            list(pool.map(lambda name: _check(folder / name, files[name]), files))
-    except (OSError, UnicodeDecodeError) as error:
-        raise CorruptCheckpointError(f"{folder} cannot be read: {error}") from error
+    if files is None:
+        assert isinstance(folder, Path)
+        files = {path.name: _flushed(path) for path in list_files(folder)}
+    remove_tree(folder / COMMITTED)
+    for place in list_files(folder):
+        if place.name not in files:
+            remove_tree(place)
+    manifest = Manifest(
+        time=utc_now(), step=step_of(folder), world_size=world_size, files=dict(files)
+    )
+    text = manifest.model_dump_json(indent=2).encode()
+    _write(folder / MANIFEST, text)
+    _write(folder / COMMITTED, hashlib.sha256(text).hexdigest().encode())
+    if isinstance(folder, Path):
+        flush_to_disk(folder.parent)
 
 
-def latest(checkpoints: Path, on_skipped: Callable[[Path, str], None]) -> Path | None:
+def committed(place: Location) -> list[Location]:
+    """The folders of all committed checkpoints, from the earliest step to the latest.
+
+    Raises:
+        OSError: The store is down.
+    """
+    return [folder for folder in _step_folders(place) if is_committed(folder)]
+
+
+def latest(place: Path, on_skipped: Callable[[Location, str], None]) -> Path | None:
     """The newest committed checkpoint whose files are those that were committed, if there is one.
 
     Args:
-        checkpoints: The run's folder of checkpoints.
+        place: A local folder of checkpoints.
         on_skipped: Told the folder of every newer checkpoint that is corrupt, and why.
     """
-    for folder in reversed(committed(checkpoints)):
+    for folder in reversed(committed(place)):
         try:
             verify(folder)
         except CorruptCheckpointError as error:
             on_skipped(folder, str(error))
         else:
+            assert isinstance(folder, Path)
             return folder
     return None
 
 
-def prune(checkpoints: Path, keep_last: int) -> None:
-    """Delete all but the newest committed checkpoints, and what was never committed before them.
+def prune(
+    place: Location,
+    keep_last: int,
+    keep_every: int | None = None,
+    keep_best: int = 0,
+    scores: Mapping[int, float] | None = None,
+) -> None:
+    """Delete the committed checkpoints that need not stay, and uncommitted ones older than these.
+
+    A run loads the checkpoint that it goes on from before its first step, so the first commit that
+    could delete it comes after that.
 
     Args:
-        checkpoints: The run's folder of checkpoints.
-        keep_last: How many to keep, at least 1. A folder newer than all of them may be one that is
+        place: The run's checkpoints. A folder newer than all committed ones may be one that is
             being written, and stays.
+        keep_last: The newest, which stay; at least 1.
+        keep_every: Those whose step is a multiple of this stay.
+        keep_best: As many of those with the highest scores stay.
+        scores: Steps and their scores, the higher the better. A checkpoint has the score of the
+            last of these steps that is not after its own.
+
+    Raises:
+        OSError: One cannot be deleted.
     """
     assert keep_last >= 1
-    if not (kept := committed(checkpoints)[-keep_last:]):
+    steps = [step_of(folder) for folder in committed(place)]
+    if not steps:
         return
-    for folder in _step_folders(checkpoints):
-        if folder not in kept and step_of(folder) < step_of(kept[-1]):
+    kept = set(steps[-keep_last:]) | set(_best(steps, scores or {})[:keep_best])
+    kept |= {step for step in steps if keep_every and step % keep_every == 0}
+    for folder in _step_folders(place):
+        if step_of(folder) not in kept and step_of(folder) < steps[-1]:
             _remove(folder)
 
 
-def _remove(folder: Path) -> None:
+def sweep(place: Location, writing: int) -> None:
+    """Delete what was never committed, but for the step that is being written.
+
+    Raises:
+        OSError: One cannot be deleted.
+    """
+    for folder in _step_folders(place):
+        if step_of(folder) != writing and not is_committed(folder):
+            remove_tree(folder)
+
+
+def _best(steps: list[int], scores: Mapping[int, float]) -> list[int]:
+    """The steps that have a score, the best first; of equals the newest."""
+    known: dict[int, float] = {}
+    for step in steps:
+        if earlier := [scored for scored in scores if scored <= step]:
+            known[step] = scores[max(earlier)]
+    return sorted(known, key=lambda step: (known[step], step), reverse=True)
+
+
+def _remove(folder: Location) -> None:
     """Take the mark away first: a crash in between must leave no half checkpoint that exists."""
-    if is_committed(folder):
-        (folder / COMMITTED).unlink()
+    remove_tree(folder / COMMITTED)
+    if isinstance(folder, Path) and folder.is_dir():
         flush_to_disk(folder)
-    if folder.exists():
-        shutil.rmtree(folder)
+    remove_tree(folder)
 
 
-def _step_folders(checkpoints: Path) -> list[Path]:
-    folders = [path for path in checkpoints.glob("step-*") if _STEP_FOLDER.fullmatch(path.name)]
-    return sorted(folders, key=step_of)
+def _step_folders(place: Location) -> list[Location]:
+    return sorted(filter(is_step_folder, list_files(place, "step-*")), key=step_of)
 
 
-def _flushed_entry(path: Path) -> dict[str, Any]:
+def _flushed(path: Location) -> FileEntry:
+    assert isinstance(path, Path)
     flush_to_disk(path)
-    return {"size": path.stat().st_size, "sha256": sha256_of(path)}
+    return FileEntry.of(path)
 
 
-def _check(path: Path, entry: dict[str, Any]) -> None:
-    if not path.is_file():
-        raise CorruptCheckpointError(f"{path} is missing")
-    if (size := path.stat().st_size) != entry["size"]:
-        raise CorruptCheckpointError(f"{path} has {size} bytes instead of {entry['size']}")
-    if sha256_of(path) != entry["sha256"]:
-        raise CorruptCheckpointError(f"{path} was changed after the commit: its SHA-256 differs")
+def _write(place: Location, data: bytes) -> None:
+    if isinstance(place, Path):
+        write_atomic(place, data)
+    else:
+        write_bytes(place, data)

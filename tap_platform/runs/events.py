@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tap_platform.runs.files import all_records, append_record, utc_now
+from tap_platform.runs.files import all_records, utc_now
+from tap_platform.runs.patient_records import append_patiently
 
 
 class EventLog:
@@ -24,14 +25,14 @@ class EventLog:
         self.rank = rank
 
     def record(self, kind: str, **fields: Any) -> None:
-        """Append one event.
+        """Append one event; while the disk is full it waits in memory.
 
         Args:
             kind: What happened, such as `started`, `failed`, `resized`, `quarantined`.
             **fields: What JSON can say about it; other values are written as their text.
         """
         stamp = {"time": utc_now(), "kind": kind, "attempt": self.attempt, "rank": self.rank}
-        append_record(self.path, {**stamp, **fields})
+        append_patiently(self.path, {**stamp, **fields})
 
 
 def read_events(path: Path, kind: str | None = None) -> list[dict[str, Any]]:

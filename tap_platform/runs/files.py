@@ -5,6 +5,7 @@ Everything is a local (or mounted) path here; another kind of storage would begi
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import io
@@ -82,20 +83,32 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} is not valid JSON ({error}): restore or delete it") from error
 
 
-def append_record(path: Path, record: dict[str, Any]) -> None:
-    """Append a record as one line of JSON, in a single write, so that many processes may append.
+def record_line(record: dict[str, Any]) -> bytes:
+    """A record as one line of JSON.
 
-    A writer that was killed in the middle of a line leaves it without an end; the next record
-    starts a line of its own, so that only the torn one is lost.
+    Raises:
+        ValueError: A value is a number that JSON has no word for, such as NaN.
     """
-    line = json.dumps(record, allow_nan=False, ensure_ascii=False, default=str).encode() + b"\n"
+    text = json.dumps(record, allow_nan=False, ensure_ascii=False, default=str)
+    return text.encode() + b"\n"
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """Append a line, in a single write, so that many processes may append.
+
+    A writer that was killed in the middle of a line leaves it without an end; the next line starts
+    anew, so that only the torn one is lost.
+
+    Raises:
+        OSError: It cannot be written, or only in part, as on a disk that is full.
+    """
     handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         size = os.fstat(handle).st_size
         if size and os.pread(handle, 1, size - 1) != b"\n":
             line = b"\n" + line
         if os.write(handle, line) < len(line):
-            raise OSError(f"{path} took only a part of a record: is the disk full?")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     finally:
         os.close(handle)
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, SupportsFloat
 
-from tap_platform.runs.files import all_records, append_record, utc_now
+from tap_platform.runs.files import all_records, utc_now
+from tap_platform.runs.patient_records import append_patiently
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class MetricsWriter:
     def write(self, step: int, values: Mapping[str, SupportsFloat], kind: str = "train") -> None:
         """Append one record; values that follow for the same step and kind are joined to it.
 
+        While the disk is full, records wait in memory.
+
         Args:
             step: Optimizer steps done.
             values: Measures by name; numbers or one-element tensors, NaN and infinities allowed.
@@ -52,7 +55,7 @@ class MetricsWriter:
         """
         stamp = {"step": step, "kind": kind, "attempt": self.attempt, "time": utc_now()}
         numbers = {name: _jsonable(float(value)) for name, value in values.items()}
-        append_record(self.path, {**stamp, "values": numbers})
+        append_patiently(self.path, {**stamp, "values": numbers})
 
 
 def read_metrics(path: Path) -> list[MetricsRecord]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from datamodules.storage import Location
 from tap_platform.config.job import JobConfig
 from tap_platform.config.load import validate_job
 from tap_platform.models.matching import fit_weights, renamed
@@ -126,7 +127,7 @@ def check_base(run: RunDirectory) -> BaseWeights:
     return base
 
 
-def needs_base(job: JobConfig, checkpoint: Path | None) -> bool:
+def needs_base(job: JobConfig, checkpoint: Location | None) -> bool:
     """Whether a run that goes on from a checkpoint, or from none, reads its base."""
     return job.init_from is not None and (checkpoint is None or keeps_trained_only(job))
 
@@ -147,6 +148,8 @@ def initial_state(run: RunDirectory, job: JobConfig) -> State:
 def whole_weights(checkpoint: Path) -> State:
     """The model's tensors in a checkpoint, over those that its run left as they were in its base.
 
+    Of a run that averages its weights they are the averages.
+
     Args:
         checkpoint: the folder of a checkpoint, in the directory of its run.
 
@@ -155,7 +158,7 @@ def whole_weights(checkpoint: Path) -> State:
     """
     run = RunDirectory(checkpoint.parent.parent)
     job = job_of(run)
-    own = load_model_weights(checkpoint)
+    own = load_model_weights(checkpoint, averaged=job.optimizer.ema_decay is not None)
     return initial_state(run, job) | own if keeps_trained_only(job) else own
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from tap_platform.config.job import JobConfig
 from tap_platform.config.recipe import TapCaptionConfig
+from tap_platform.training.slices.slice import AVERAGE, BUFFER, WEIGHT
+from tap_platform.training.slices.state import SlicedState
 
-STATE_NAME = "state.ckpt"
-"""Lightning's state in a checkpoint folder: a file, or a folder where every worker wrote a part."""
+_MODEL = "model."
+"""What the names of the model's tensors begin with in a recipe."""
 
 
 def keeps_trained_only(job: JobConfig) -> bool:
@@ -19,38 +20,28 @@ def keeps_trained_only(job: JobConfig) -> bool:
     return isinstance(job.recipe, TapCaptionConfig) and job.recipe.train != "all"
 
 
-def load_model_weights(checkpoint: Path) -> dict[str, Tensor]:
-    """The tensors of the model that a checkpoint folder holds, on the CPU.
+def load_model_weights(checkpoint: Path, averaged: bool = False) -> dict[str, Tensor]:
+    """The tensors of the model that a checkpoint folder holds, on the CPU, weights in float32.
 
-    The parts of a ZeRO checkpoint are joined. A run that trains a part of its model keeps that part
-    only; `whole_weights` adds the others.
+    The parts that the workers wrote are joined. A run that trains a part of its model keeps that
+    part only; `whole_weights` adds the others.
+
+    Args:
+        checkpoint: the folder.
+        averaged: whether to take the moving averages of the weights that have one.
+
+    Raises:
+        CorruptCheckpointError: if the files hold no whole tensors.
     """
-    state = checkpoint / STATE_NAME
-    weights = _joined(state) if state.is_dir() else _read(state)["state_dict"]
-    names = {name.removeprefix("_forward_module."): name for name in weights}
-    return {
-        name.removeprefix("model."): weights[stored]
-        for name, stored in names.items()
-        if name.startswith("model.")
+    state = SlicedState(checkpoint)
+    averages = state.names(AVERAGE) if averaged else set()
+    weights = {
+        name: state.tensor(AVERAGE if name in averages else WEIGHT, name).float()
+        for name in sorted(state.names(WEIGHT))
     }
-
-
-def _joined(state: Path) -> dict[str, Tensor]:
-    """The tensors of a ZeRO checkpoint, in float32."""
-    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
-
-    weights = dict(get_fp32_state_dict_from_zero_checkpoint(str(state), tag="checkpoint"))
-    # What is frozen is joined from stage 2 on; stage 1 leaves it in the file of the whole model.
-    whole = state / "checkpoint" / "mp_rank_00_model_states.pt"
-    if whole.is_file():
-        rest = _read(whole)["module"].items()
-        weights |= {name: tensor.float() for name, tensor in rest if name not in weights}
-    return weights
-
-
-def _read(path: Path) -> dict[str, dict[str, Tensor]]:
-    """A file of torch's, mapped: what is not used, such as the optimizer's state, is not read."""
-    content: dict[str, dict[str, Tensor]] = torch.load(
-        path, map_location="cpu", weights_only=True, mmap=True
-    )
-    return content
+    buffers = {name: state.tensor(BUFFER, name) for name in sorted(state.names(BUFFER))}
+    return {
+        name.removeprefix(_MODEL): tensor
+        for name, tensor in (weights | buffers).items()
+        if name.startswith(_MODEL)
+    }

@@ -10,16 +10,15 @@ import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
 from rich.console import Console
+from saved_weights import save_weights
 
 from datamodules.vocabulary import Vocabulary
 from tap_platform.config.job import JobConfig
 from tap_platform.launch.run_evaluation import EvaluationSettings, run_evaluation
 from tap_platform.launch.train import create_run
 from tap_platform.models import Tap
-from tap_platform.runs import checkpoints
 from tap_platform.runs.directory import RunDirectory
 from tap_platform.runs.metrics import read_metrics
-from tap_platform.training.weights import STATE_NAME
 
 pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(240)]
 SUITES = ("instances", "classification", "prompts")
@@ -68,10 +67,7 @@ def run(make_job, tmp_path_factory) -> RunDirectory:
     job: JobConfig = make_job("evaluated")
     run = create_run(job)
     torch.manual_seed(0)
-    folder = checkpoints.prepare(run.checkpoints, 3)
-    weights = {f"model.{name}": value for name, value in Tap(job.model).state_dict().items()}
-    torch.save({"state_dict": weights}, folder / STATE_NAME)
-    checkpoints.commit(folder)
+    save_weights(run, 3, Tap(job.model).state_dict())
     return run
 
 

@@ -12,6 +12,7 @@ from io import StringIO
 import pytest
 import torch
 from rich.console import Console
+from saved_weights import save_weights
 from tiny_clip import TINY_CLIP, write_clip
 from tiny_model import MODEL
 
@@ -27,8 +28,6 @@ from tap_platform.launch.label_tasks import ModelSpec
 from tap_platform.launch.train import create_run
 from tap_platform.models import Tap, TapConfig
 from tap_platform.models.released import save_released_weights
-from tap_platform.runs import checkpoints
-from tap_platform.training.weights import STATE_NAME
 
 SHARDS = 6
 SAMPLES = 3
@@ -161,10 +160,7 @@ def test_the_priors_fit_the_labelled_set(place):
 
 
 def commit(run, job, step):
-    folder = checkpoints.prepare(run.checkpoints, step)
-    weights = {f"model.{name}": value for name, value in Tap(job.model).state_dict().items()}
-    torch.save({"state_dict": weights}, folder / STATE_NAME)
-    checkpoints.commit(folder)
+    save_weights(run, step, Tap(job.model).state_dict())
 
 
 def test_a_run_is_found_by_its_name_and_told_with_its_step(place, make_job, ray_cluster, tmp_path):

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from whole_runs import (
-    copy_as_cut,
     kill_whole,
     losses,
     records,
-    run_in_workers,
     run_job,
     spec_of,
     starts,
@@ -19,10 +16,8 @@ from whole_runs import (
 )
 
 from tap_platform.launch.train import create_run, train
-from tap_platform.launch.worker_entry import run_worker
 from tap_platform.runs import checkpoints
 from tap_platform.runs.status import read_status
-from tap_platform.training.weights import load_model_weights
 
 pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(240)]
 
@@ -30,7 +25,6 @@ NO_DROPOUT = {"drop_path": 0.0, "decoder_dropout": 0.0}
 """Every worker draws its own dropout, so only runs without it can agree over numbers of workers."""
 
 SAVED = {"checkpoint": {"every_steps": 4, "keep_last": 5}}
-ZERO = ("zero_1", "zero_2", "zero_3")
 ACCUMULATED = {"training": {"micro_batch": 2}, **SAVED}
 
 
@@ -61,48 +55,6 @@ def test_micro_batches_are_cut_from_the_same_global_batches(one_worker, accumula
     regions = {step: values["regions"] for step, values in records(one_worker).items()}
     assert {step: values["regions"] for step, values in records(accumulated).items()} == regions
     assert len(set(regions.values())) > 1
-
-
-@pytest.fixture(scope="module")
-def zero(make_job):
-    """By strategy: an unbroken run, and one that goes on from what a crash had left of it.
-
-    One start of the workers does them all: importing DeepSpeed takes longer than the runs.
-    """
-    jobs = [
-        make_job(
-            strategy,
-            model=NO_DROPOUT,
-            scale={"workers": 2, "strategy": strategy},
-            checkpoint={"every_steps": 9},
-        )
-        for strategy in ZERO
-    ]
-    runs = {job.scale.strategy: (create_run(job), create_run(job)) for job in jobs}
-
-    def work(config):
-        for job, (whole, resumed) in zip(jobs, runs.values(), strict=True):
-            entry = {"job": job.model_dump_json(), "attempt": 1}
-            run_worker({**entry, "run": str(whole.path)})
-            if torch.distributed.get_rank() == 0:
-                copy_as_cut(whole, resumed, step=9)
-            torch.distributed.barrier()
-            run_worker({**entry, "run": str(resumed.path)})
-
-    run_in_workers(work, 2, jobs[0].storage)
-    return runs
-
-
-@pytest.mark.parametrize("strategy", ZERO)
-def test_zero_follows_the_same_curve_and_goes_on_from_a_checkpoint(strategy, zero, two_workers):
-    whole, resumed = zero[strategy]
-    assert losses(whole) == pytest.approx(losses(two_workers), rel=2e-4)
-    kept = checkpoints.committed(whole.checkpoints)
-    assert [checkpoints.step_of(folder) for folder in kept] == [9, 12]
-    assert starts(resumed) == ["step-9"]
-    assert losses(resumed) == losses(whole)
-    ends = [load_model_weights(run.checkpoints / "step-12") for run in (whole, resumed)]
-    assert all(torch.equal(weight, ends[1][name]) for name, weight in ends[0].items())
 
 
 def test_a_worker_killed_in_mid_epoch_changes_no_later_loss(make_job, two_workers):

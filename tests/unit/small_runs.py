@@ -18,6 +18,7 @@ from tap_platform.runs.directory import RunDirectory
 from tap_platform.runs.events import EventLog
 from tap_platform.runs.metrics import read_metrics
 from tap_platform.training import worker
+from tap_platform.training.sliced_checkpoints import SlicedCheckpoints
 
 NO_DROPOUT = {"drop_path": 0.0, "decoder_dropout": 0.0}
 NAMES = ("cat", "dog", "bird")
@@ -87,9 +88,16 @@ def datamodule(job, run, start_step=0):
     return RegionDataModule(vocabulary_of(job.data), stream.plan, training, held_out, start_step)
 
 
+class OneWorker(SlicedCheckpoints, SingleDeviceStrategy):
+    """A worker alone, on the CPU."""
+
+    def __init__(self, writer):
+        super().__init__("cpu")
+        self.writer = writer
+
+
 def train_here(job, run, monkeypatch, checkpoint=None, start_step=0):
     """The worker's own loop, without Ray Train's process group around it."""
-    monkeypatch.setattr(worker, "build_strategy", lambda job: SingleDeviceStrategy("cpu"))
-    monkeypatch.setattr(worker, "prepare_trainer", lambda trainer: trainer)
+    monkeypatch.setattr(worker, "build_strategy", lambda job, writer: OneWorker(writer))
     worker.train_worker(job, run, events_of(run), datamodule(job, run, start_step), checkpoint)
     return {r.step: r.values for r in read_metrics(run.metrics) if r.kind == "train"}

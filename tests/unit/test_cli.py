@@ -101,7 +101,15 @@ def test_mistakes_end_a_process_with_a_message_and_no_traceback(tmp_path):
 
 @pytest.mark.parametrize(
     "verb",
-    [(), ("plan",), ("train",), ("sync",), ("predict",), ("app",), ("data", "import", "coco")],
+    [
+        (),
+        ("plan",),
+        ("train",),
+        ("runs", "sync"),
+        ("predict",),
+        ("app",),
+        ("data", "import", "coco"),
+    ],
 )
 def test_every_verb_explains_itself(tap, verb):
     for flag in ("-h", "--help"):
@@ -158,12 +166,12 @@ def test_the_schema_is_json(tap):
         (["plan", "nowhere.yaml"], "'nowhere.yaml' does not exist"),
         (["plan", JOB, "optimizer.lrr=3"], "did you mean 'optimizer.lr'?"),
         (["plan", JOB, "optimizer.lr"], "expected key=value"),
-        (["plan", JOB, "scale.workers=3"], "take one of 1, 2, 4 workers"),
+        (["plan", JOB, "scale.workers=5"], "take 4 workers at most"),
         (["plam"], "No such command 'plam'"),
         (["train"], "name a job file, such as"),
         (["train", JOB, "--resume", "run"], "--resume takes the job from the run; leave out"),
         (["train", "--resume", "nothing"], "there is no run 'nothing' in runs"),
-        (["sync", "nothing"], "there is no run 'nothing' in runs"),
+        (["runs", "sync", "nothing"], "there is no run 'nothing' in runs"),
         (["data", "scenes", "out", "--train", "0"], "Invalid value for '--train'"),
         (["data", "scenes", "out", "--size", "8"], "Invalid value for '--size'"),
         (["data", "import", "coco", "in", "out", "--val-fraction", "1"], "'--val-fraction'"),

@@ -130,16 +130,16 @@ def test_wrong_values_are_told_with_their_dotted_key(changes, told):
     ("changes", "told"),
     [
         (
-            {"scale": {"workers": 3}},
-            r"scale.workers 3 does not divide data.partitions 8: .* one of 1, 2, 4, 8 workers",
+            {"scale": {"workers": 9}},
+            r"scale.workers 9 is above data.partitions 8: .* take 8 workers at most",
+        ),
+        (
+            {"scale": {"workers": [2, 9]}},
+            r"scale.workers 9 is above data.partitions 8: .* take 8 workers at most",
         ),
         (
             {"training": {"global_batch": 12}},
             "data.partitions 8 does not divide training.global_batch 12",
-        ),
-        (
-            {"training": {"micro_batch": 3}, "scale": {"workers": 2}},
-            "global_batch 8 is not a multiple of scale.workers 2 x training.micro_batch 3",
         ),
         (
             {"schedule": {"warmup_steps": 100}},
@@ -188,12 +188,49 @@ def test_presets_are_named_sets_of_sizes():
 
 @pytest.mark.parametrize(
     ("workers", "micro_batch", "expected"),
-    [(1, None, (8, 1)), (2, None, (4, 1)), (2, 2, (2, 2)), (8, 1, (1, 1)), (1, 2, (2, 4))],
+    [
+        (1, None, (8, 1)),
+        (2, None, (4, 1)),
+        (2, 2, (2, 2)),
+        (8, 1, (1, 1)),
+        (1, 2, (2, 4)),
+        # Three workers have 3, 3 and 2 partitions, five have 2, 2, 2, 1 and 1.
+        (3, None, (3, 1)),
+        (3, 2, (2, 2)),
+        (5, None, (2, 1)),
+        (5, 1, (1, 2)),
+        # A step is cut evenly: two forward passes of two images, not of three and one.
+        (2, 3, (2, 2)),
+        (1, 100, (8, 1)),
+    ],
 )
 def test_micro_batches_make_up_the_global_batch(workers, micro_batch, expected):
     made = job(scale={"workers": workers}, training={"micro_batch": micro_batch})
     assert (made.micro_batch, made.accumulation) == expected
-    assert workers * made.micro_batch * made.accumulation == 8
+    assert made.micro_batch <= (micro_batch or 8)
+    assert workers * made.micro_batch * made.accumulation >= 8
+    assert made.on(workers) == made.on(workers).on(workers)
+    assert made.on(workers).accumulation == made.accumulation
+
+
+def test_an_elastic_job_needs_no_more_memory_on_fewer_workers():
+    elastic = job(scale={"workers": [1, 4]}, training={"global_batch": 16})
+    assert (elastic.micro_batch, elastic.accumulation) == (4, 1)
+    cut = {n: elastic.on(n) for n in range(1, 9)}
+    assert {n: (each.micro_batch, each.accumulation) for n, each in cut.items()} == {
+        1: (4, 4),
+        2: (4, 2),
+        3: (3, 2),
+        4: (4, 1),
+        5: (4, 1),
+        6: (4, 1),
+        7: (4, 1),
+        8: (2, 1),
+    }
+    assert all(each.scale.workers == n for n, each in cut.items())
+    assert all(each.training.max_steps == 100 for each in cut.values())
+    with pytest.raises(ValueError, match="take 8 workers at most"):
+        elastic.on(9)
 
 
 def test_sections_are_immutable_and_copies_are_checked():

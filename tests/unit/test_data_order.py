@@ -63,7 +63,7 @@ def test_the_order_of_one_set_is_the_one_that_checkpoints_were_written_with():
 
 
 @PLANS
-@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize("world_size", [2, 3, 4])
 def test_every_world_size_sees_the_same_global_batches(make, world_size):
     plan = make()
     assert plan.steps_per_epoch < STEPS
@@ -74,10 +74,10 @@ def test_every_world_size_sees_the_same_global_batches(make, world_size):
 
 
 @PLANS
-@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
 def test_after_a_kill_at_any_step_the_rest_is_the_same(make, world_size):
-    per_step = 8 // world_size
     for rank in range(world_size):
+        per_step = len(range(rank, 4, world_size)) * 2
         whole = read(make(), rank, world_size, 0, STEPS * per_step)
         for step in range(STEPS):
             left = (STEPS - step) * per_step
@@ -170,21 +170,46 @@ def test_every_plan_deals_every_sample_as_it_promises(plan, start, data):
     assert plan.after(position) == plan.position(start + 1)
     assert Position(**position.as_dict()) == position
 
-    # World sizes agree, and micro-batches cut a global batch in equal parts.
-    world_size = data.draw(st.sampled_from([w for w in (1, 2, 4, 8) if plan.partitions % w == 0]))
-    part = plan.global_batch // world_size
-    accumulation = data.draw(st.sampled_from([a for a in range(1, part + 1) if part % a == 0]))
+    # World sizes agree, and micro-batches cut a rank's part of a global batch evenly.
+    world_size = data.draw(st.integers(1, plan.partitions))
+    accumulation = data.draw(st.integers(1, plan.global_batch))
     alone = batch_of(plan, position)
     assert len(set(alone)) == plan.global_batch
-    assert set(batch_of(plan, position, world_size, accumulation)) == set(alone)
+    together = batch_of(plan, position, world_size, accumulation)
+    assert len(together) == plan.global_batch
+    assert set(together) == set(alone)
     for rank in range(world_size):
-        micro_batches = plan.micro_batches(position, rank, world_size, accumulation)
-        assert [len(batch) for batch in micro_batches] == [part // accumulation] * accumulation
+        (part,) = plan.micro_batches(position, rank, world_size)
+        cut = plan.micro_batches(position, rank, world_size, accumulation)
+        assert list(chain.from_iterable(cut)) == part
+        assert len(cut) == accumulation
+        assert max(map(len, cut)) - min(map(len, cut)) <= 1
+        assert {s.partition for s in part} == set(range(rank, plan.partitions, world_size))
 
         # What is read ahead is what the steps take.
         following = (plan.position(start + step) for step in range(5))
         taken = [s for p in following for s in plan.micro_batches(p, rank, world_size)[0]]
-        assert read(plan, rank, world_size, start, 5 * part) == taken
+        assert read(plan, rank, world_size, start, 5 * len(part)) == taken
+
+
+@settings(deadline=None)
+@given(
+    partitions=st.integers(1, 64),
+    share=st.integers(1, 8),
+    world_size=st.integers(1, 64),
+    micro_batch=st.integers(2, 64),
+)
+def test_no_worker_is_without_images_unless_they_are_taken_one_by_one(
+    partitions, share, world_size, micro_batch
+):
+    world_size = min(world_size, partitions)
+    order = {"seed": 0, "partitions": partitions, "shuffle_window": 1}
+    plan = GlobalPlan([10_000], **order, global_batch=partitions * share)
+    most = sum(plan.micro_batch_sizes(0, world_size))
+    accumulation = -(-most // micro_batch)
+    for rank in range(world_size):
+        sizes = plan.micro_batch_sizes(rank, world_size, accumulation)
+        assert 1 <= min(sizes) <= max(sizes) <= micro_batch
 
 
 @settings(deadline=None, max_examples=30)

@@ -50,7 +50,7 @@ def test_what_does_not_fill_the_partitions_rests_and_rests_differ_by_epoch():
 @pytest.mark.parametrize("start", [Position(0, 0), Position(0, 11), Position(2, 5)])
 def test_every_world_size_sees_the_same_global_batches(start):
     plan = make()
-    batches = [step(plan, start, world_size) for world_size in (1, 2, 4)]
+    batches = [step(plan, start, world_size) for world_size in (1, 2, 3, 4)]
     assert len({frozenset(batch) for batch in batches}) == 1
     assert all(len(batch) == 8 for batch in batches)
     assert Counter(each.partition for each in batches[0]) == dict.fromkeys(range(4), 2)
@@ -63,6 +63,9 @@ def test_micro_batches_cut_a_ranks_step_in_a_row():
     halves = plan.micro_batches(Position(1, 3), 1, 2, accumulation=2)
     assert [len(half) for half in halves] == [2, 2]
     assert halves[0] + halves[1] == whole
+    thirds = plan.micro_batches(Position(1, 3), 1, 2, accumulation=3)
+    assert [len(third) for third in thirds] == [2, 1, 1]
+    assert [sample for third in thirds for sample in third] == whole
 
 
 @pytest.mark.parametrize("samples_per_task", [1, 10, 1000])
@@ -140,11 +143,21 @@ def test_impossible_plans_are_refused_with_the_arithmetic(counts, changes, messa
         make(counts, **changes)
 
 
-def test_a_world_size_that_does_not_divide_is_refused():
-    with pytest.raises(ValueError, match=r"3 workers cannot share 4 .* use 1, 2, 4 workers"):
-        next(make().read_tasks(0, 3, Position()))
-    with pytest.raises(ValueError, match=r"4 samples .* 3 equal micro-batches"):
-        make().micro_batches(Position(), 0, 2, accumulation=3)
+def test_workers_that_do_not_divide_the_partitions_take_one_more_or_less():
+    plan = make()
+    ranks = [plan.micro_batches(Position(), rank, 3)[0] for rank in range(3)]
+    assert [[each.partition for each in rank] for rank in ranks] == [[0, 0, 3, 3], [1, 1], [2, 2]]
+    # One image at a time, there is none left where others have their third.
+    assert [plan.micro_batch_sizes(rank, 3, 4) for rank in (0, 1)] == [[1] * 4, [1, 1, 0, 0]]
+    task = next(plan.read_tasks(0, 3, Position(0, 3), samples_per_task=8))
+    assert (task.start, task.stop, len(task.samples)) == (3, 5, 8)
+
+
+def test_more_workers_than_partitions_are_refused():
+    with pytest.raises(ValueError, match=r"5 workers cannot share 4 .* use 4 workers at most"):
+        next(make().read_tasks(0, 5, Position()))
+    with pytest.raises(ValueError, match=r"5 workers cannot share 4 data partitions"):
+        make().micro_batches(Position(), 0, 5)
 
 
 def test_resuming_deep_in_a_huge_data_set_is_quick():

@@ -33,15 +33,15 @@ def decoder(quarantine, training=True):
     return Decoder(config, FRAME, {"cat": 0, "dog": 1}, quarantine, training=training)
 
 
-def stream(folder, quarantine, steps=6, accumulation=1):
+def stream(folder, quarantine, steps=6, accumulation=1, rank=0, world_size=1, partitions=2):
     index = DataIndex.load(folder)
-    plan = GlobalPlan(index.counts, seed=0, partitions=2, shuffle_window=4, global_batch=2)
+    order = {"seed": 0, "shuffle_window": 4, "partitions": partitions, "global_batch": partitions}
     return TrainingStream(
         index,
-        plan,
+        GlobalPlan(index.counts, **order),
         decoder(quarantine),
-        rank=0,
-        world_size=1,
+        rank=rank,
+        world_size=world_size,
         accumulation=accumulation,
         steps=range(steps),
     )
@@ -60,6 +60,22 @@ def test_a_whole_epoch_is_read_without_fault(folder):
     batches = list(stream(folder, quarantine))
     assert {key for batch in batches for key in batch.keys} == KEYS
     assert [len(batch.keys) for batch in batches] == [2] * 6
+    assert (quarantine.seen, quarantine.samples) == (12, [])
+
+
+def test_a_worker_with_fewer_partitions_takes_as_many_micro_batches(folder):
+    quarantine = Quarantine(0.0, 0)
+    ranks = [
+        list(stream(folder, quarantine, 4, accumulation=2, rank=r, world_size=2, partitions=3))
+        for r in range(2)
+    ]
+    assert [len(rank) for rank in ranks] == [8, 8]
+    assert {key for rank in ranks for batch in rank for key in batch.keys} == KEYS | {""}
+    assert all(batch.keys != [""] for batch in ranks[0])
+    for image, stand_in in zip(ranks[1][::2], ranks[1][1::2], strict=True):
+        assert (len(image.keys), stand_in.keys, stand_in.weights.tolist()) == (1, [""], [0])
+        assert (stand_in.counts.samples_seen, stand_in.step_regions) == (0, image.step_regions)
+        np.testing.assert_array_equal(stand_in.pixels, image.pixels)
     assert (quarantine.seen, quarantine.samples) == (12, [])
 
 
@@ -133,3 +149,22 @@ def test_held_out_shards_that_are_cut_are_looked_at_as_far_as_they_go(folder):
     assert (len(looking), len(batches)) == (3, 3)
     assert {key for batch in batches for key in batch.keys} == left
     assert len(quarantine.samples) == 3
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5, 12])
+@pytest.mark.parametrize("images", [None, 7])
+def test_every_number_of_workers_looks_at_the_same_held_out_images(folder, world_size, images):
+    index, quarantine = DataIndex.load(folder), Quarantine(0.0, 0)
+    place = {"batch": 2, "images": images, "world_size": world_size}
+    ranks = [
+        EvaluationStream(index, decoder(quarantine, training=False), rank=rank, **place)
+        for rank in range(world_size)
+    ]
+    assert len({len(rank) for rank in ranks}) == 1
+    batches = [list(rank) for rank in ranks]
+    assert {len(rank) for rank in batches} == {len(ranks[0])}
+    seen = [key for rank in batches for b in rank for key in b.keys if b.weights.any()]
+    alone = EvaluationStream(index, decoder(quarantine, training=False), batch=100, images=images)
+    (whole,) = alone
+    assert sorted(seen) == sorted(whole.keys)
+    assert len(seen) == (images or 12)

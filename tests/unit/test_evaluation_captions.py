@@ -9,6 +9,7 @@ import torch
 from data_samples import box_mask, region, sample
 from PIL import Image
 from rich.console import Console
+from saved_weights import save_weights
 from small_runs import NAMES, make_run, small_job
 
 from datamodules.order.plan import Position
@@ -31,12 +32,10 @@ from tap_platform.launch.run_evaluation import EvaluationSettings, run_evaluatio
 from tap_platform.launch.tokenizers import prepare_tokenizer
 from tap_platform.launch.weights_source import load_weights
 from tap_platform.models import Tap, TapConfig
-from tap_platform.runs import checkpoints
 from tap_platform.runs.files import read_json, write_json
 from tap_platform.runs.metrics import read_metrics
 from tap_platform.text import Tokenizer
 from tap_platform.text.training import train_tokenizer
-from tap_platform.training.weights import STATE_NAME
 
 PHRASES = ("a striped cat", "a small brown dog", "the bird on the left")
 
@@ -242,10 +241,7 @@ def speaking_run(tmp_path, token="semantic", **data):
     write_json(run.config, job.model_dump(mode="json"))
     prepare_tokenizer(job, run)
     torch.manual_seed(3)
-    folder = checkpoints.prepare(run.checkpoints, 4)
-    weights = {f"model.{name}": each for name, each in loud(Tap(job.model)).state_dict().items()}
-    torch.save({"state_dict": weights}, folder / STATE_NAME)
-    checkpoints.commit(folder)
+    save_weights(run, 4, loud(Tap(job.model)).state_dict())
     return job, run
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from saved_weights import save_weights
 from small_runs import NAMES, make_run, small_job
 
 from datamodules.vocabulary import Vocabulary
@@ -17,9 +18,8 @@ from tap_platform.launch.export import export_run
 from tap_platform.launch.weights_source import load_weights
 from tap_platform.models import Tap
 from tap_platform.models.released import to_released
-from tap_platform.runs import checkpoints
 from tap_platform.runs.files import sha256_of, write_json
-from tap_platform.training.weights import STATE_NAME
+from tap_platform.training.checkpoint_parts import part_name
 
 SCORES = {
     "box_iou": 0.625,
@@ -32,11 +32,7 @@ SCORES = {
 
 
 def save_checkpoint(run, model, step):
-    folder = checkpoints.prepare(run.checkpoints, step)
-    weights = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    torch.save({"state_dict": weights}, folder / STATE_NAME)
-    checkpoints.commit(folder)
-    return folder
+    return save_weights(run, step, model.state_dict())
 
 
 @pytest.fixture
@@ -94,7 +90,7 @@ def test_the_newest_committed_checkpoint_of_a_run_is_loaded(run):
 
 def test_a_checkpoint_that_rotted_or_is_unfinished_is_passed_over(run):
     made, _ = run
-    with (made.checkpoints / "step-4" / STATE_NAME).open("ab") as file:
+    with (made.checkpoints / "step-4" / part_name(0)).open("ab") as file:
         file.write(b"x")
     (made.checkpoints / "step-9").mkdir()
     assert load_weights(made.path).origin.endswith("step 2")

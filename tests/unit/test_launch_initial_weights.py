@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from rich.console import Console
+from saved_weights import save_weights
 from small_runs import make_run, small_job
 from tiny_model import MODEL
 
@@ -25,10 +26,9 @@ from tap_platform.launch.weights_source import load_run, load_weights
 from tap_platform.models import Tap
 from tap_platform.models.image_encoder import resize_positions
 from tap_platform.models.released import POSITIONS, save_released_weights, to_released
-from tap_platform.runs import checkpoints
 from tap_platform.runs.files import read_json, write_json
 from tap_platform.runs.status import update_status
-from tap_platform.training.weights import STATE_NAME
+from tap_platform.training.checkpoint_parts import part_name
 
 WORDS = "text_decoder.transformer.tok_embeddings.weight"
 PARTIAL = {"recipe": {"type": "tap_caption"}}
@@ -43,10 +43,7 @@ class Trained:
 
 
 def save(run, state, step):
-    folder = checkpoints.prepare(run.checkpoints, step)
-    torch.save({"state_dict": {f"model.{n}": t for n, t in state.items()}}, folder / STATE_NAME)
-    checkpoints.commit(folder)
-    return folder
+    return save_weights(run, step, state)
 
 
 def make_base(folder, name="base", seed=1, **changes):
@@ -202,7 +199,7 @@ def test_another_size_is_refused_with_names_and_shapes(kept_base):
     with pytest.raises(ValueError, match="tensors have other shapes") as refused:
         initialize(fresh(embed_dim=64), InitialWeights(source=str(kept_base.run.path)))
     text = str(refused.value)
-    assert "image_encoder.neck.lateral_conv.0.1.bias is [32], the model has [64]" in text
+    assert " is [32, 32], the model has [64, 64]" in text
     assert text.count("\n  ") == 11
     assert "more\n" in text
     assert "skip: [text_decoder.]" not in text.partition("\n")[0]
@@ -255,9 +252,9 @@ def test_a_source_that_is_none_is_named(source, message, kept_base):
 
 def test_a_checkpoint_that_rotted_is_refused_or_passed_over(base):
     newest = base.run.checkpoints / "step-4"
-    with (newest / STATE_NAME).open("ab") as file:
+    with (newest / part_name(0)).open("ab") as file:
         file.write(b"x")
-    with pytest.raises(ValueError, match=r"step-4/state\.ckpt has \d+ bytes instead of"):
+    with pytest.raises(ValueError, match=r"step-4/part-00000\.safetensors has \d+ bytes"):
         initialize(fresh(), InitialWeights(source=str(newest)))
     job = job_from(base, base.run.storage.parent)
     assert check_initial_weights(job, Console(quiet=True)).base.step == 2
@@ -330,7 +327,7 @@ def remove(base):
 
 
 def alter(base):
-    path = base.run.checkpoints / "step-4" / STATE_NAME
+    path = base.run.checkpoints / "step-4" / part_name(0)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)

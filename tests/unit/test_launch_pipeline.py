@@ -11,6 +11,7 @@ import torch
 import yaml
 from data_samples import box_mask, region, sample
 from rich.console import Console
+from saved_weights import save_weights
 from small_runs import small_job
 
 from datamodules.shards.writer import ShardWriter
@@ -24,13 +25,11 @@ from tap_platform.launch.pipeline_plan import make_pipeline_plan, print_pipeline
 from tap_platform.launch.stages import recorded, stage_run
 from tap_platform.launch.weights_source import load_run
 from tap_platform.models import Tap
-from tap_platform.runs import checkpoints
 from tap_platform.runs.directory import RunDirectory
 from tap_platform.runs.events import read_events
 from tap_platform.runs.files import read_json
 from tap_platform.runs.metrics import MetricsWriter
 from tap_platform.runs.status import read_status, update_status
-from tap_platform.training.weights import STATE_NAME
 
 COLOURS = ("red", "green", "blue", "yellow")
 THINGS = ("circle", "square", "star", "ring")
@@ -100,10 +99,7 @@ def trained(monkeypatch):
         state = Tap(job.model).state_dict()
         kept = {n: t for n, t in state.items() if n.startswith(job.recipe.trained_parts)}
         saved = state if len(job.recipe.trained_parts) > 1 else kept
-        folder = checkpoints.prepare(run.checkpoints, job.training.max_steps)
-        named = {f"model.{name}": tensor for name, tensor in saved.items()}
-        torch.save({"state_dict": named}, folder / STATE_NAME)
-        checkpoints.commit(folder)
+        save_weights(run, job.training.max_steps, saved)
         MetricsWriter(run.metrics, attempt).write(job.training.max_steps, {"box_iou": 0.5}, "final")
 
     monkeypatch.setattr(train, "run_workers", run_workers)

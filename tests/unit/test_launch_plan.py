@@ -123,3 +123,19 @@ def test_a_plan_is_printed_for_people(job):
     assert f"{sum(count_parameters(job.model).values()):,}" in printed
     assert "32 images = 4 workers x 2 images x 4 micro-batches" in printed
     assert "8 partitions give 4 images each, a worker reads 2 of them" in printed
+
+
+def test_an_elastic_plan_tells_both_ends(job):
+    elastic = job.replaced(scale=job.scale.replaced(workers=(3, 4)))
+    plan = make_plan(elastic)
+    assert plan.batch == make_plan(job).batch
+    assert make_plan(job).least_batch is None
+    fewest = plan.least_batch
+    assert (fewest.workers, fewest.micro_batch, fewest.accumulation) == (3, 2, 6)
+    assert fewest.partitions_per_worker == 3
+    text = io.StringIO()
+    print_plan(plan, Console(file=text, width=100))
+    printed = text.getvalue()
+    assert "32 images = 4 workers x 2 images x 4 micro-batches" in printed
+    assert "at the least 3 workers x at most 2 images x 6 micro-batches, where" in printed
+    assert "where a worker reads 2 or 3 of them" in printed

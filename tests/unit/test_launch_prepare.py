@@ -129,11 +129,11 @@ def test_regions_that_teach_nothing_are_refused(tmp_path, masks, priors):
         refused(tmp_path, "neither masks nor concept priors.*tap data priors .*set --teacher")
 
 
-def test_a_world_size_that_does_not_divide_the_partitions_is_refused(tmp_path):
+def test_more_workers_than_partitions_are_refused(tmp_path):
     write_set(tmp_path)
     job = make_job(tmp_path)
-    crowded = job.model_copy(update={"scale": job.scale.replaced(workers=3)})
-    with pytest.raises(ValueError, match=r"3 workers cannot share 4 .* use 1, 2, 4 workers"):
+    crowded = job.model_copy(update={"scale": job.scale.replaced(workers=5)})
+    with pytest.raises(ValueError, match=r"5 workers cannot share 4 .* use 4 workers at most"):
         check_data(crowded)
 
 

@@ -6,7 +6,7 @@ import pytest
 import ray
 
 from tap_platform.config.load import merge, validate_job
-from tap_platform.launch.ray_session import check_room, cpus_needed, ray_session
+from tap_platform.launch.ray_session import check_room, cpus_needed, ray_session, start_ray
 
 TREE = {
     "name": "small",
@@ -73,3 +73,27 @@ def test_a_cluster_that_exists_is_looked_at_before_the_job_begins(monkeypatch):
     nodes.append({"Alive": True, "Resources": {"CPU": 1.0}})
     with ray_session(job()):
         pass
+
+
+def test_an_elastic_run_needs_room_for_its_fewest_workers():
+    elastic = job(workers=[1, 2])
+    assert cpus_needed(elastic) == 5
+    check_room(elastic, [3])
+    with pytest.raises(ValueError, match=r"has 2 CPUs, the job holds 3: 1 workers x"):
+        check_room(elastic, [2])
+
+
+def test_a_cluster_is_joined_from_one_of_its_nodes(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
+    with pytest.raises(ValueError, match="a driver runs on a node of its cluster"):
+        start_ray(2)
+
+
+def test_a_cluster_that_cannot_be_joined_is_named(monkeypatch):
+    def refuse(address, **options):
+        raise ConnectionError(f"nobody at {address}")
+
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    monkeypatch.setattr(ray, "init", refuse)
+    with pytest.raises(ValueError, match=r"RAY_ADDRESS head:6379 .nobody at .*RAY_AUTH_MODE"):
+        start_ray(2)

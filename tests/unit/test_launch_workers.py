@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import signal
-
 import pytest
 import ray
 
 from tap_platform.config.load import merge, validate_job
-from tap_platform.launch.workers import _use_gpu, own_signals
+from tap_platform.launch.workers import _budgets, _scaling, _use_gpu
 
 TREE = {
     "name": "small",
@@ -43,17 +41,15 @@ def test_too_few_gpus_are_refused(monkeypatch, gpus, changes, message):
         uses_gpu(monkeypatch, gpus, **changes)
 
 
-def terminated_while_training():
-    with own_signals():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # as Ray Train takes it
-        signal.raise_signal(signal.SIGTERM)
+def test_an_elastic_run_needs_gpus_for_its_fewest_workers(monkeypatch):
+    assert uses_gpu(monkeypatch, 1, scale={"workers": [1, 2]})
+    with pytest.raises(ValueError, match="workers 2 take a GPU each, the cluster has 1"):
+        uses_gpu(monkeypatch, 1, scale={"workers": [2, 4]})
 
 
-def test_a_signal_ends_training_and_the_keyboard_is_given_back():
-    ctrl_c, terminate = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    try:
-        with pytest.raises(SystemExit, match="143"):
-            terminated_while_training()
-        assert signal.getsignal(signal.SIGINT) == ctrl_c
-    finally:
-        signal.signal(signal.SIGTERM, terminate)
+def test_ray_train_gets_the_sizes_and_the_budgets():
+    scale = {"workers": [1, 2], "max_failures": 3, "max_preemptions": 4, "resize_check_seconds": 7}
+    job = validate_job(merge(TREE, {"scale": scale}), where="small")
+    scaling, failures = _scaling(job, use_gpu=False), _budgets(job)
+    assert (scaling.num_workers, scaling.elastic_resize_monitor_interval_s) == ((1, 2), 7)
+    assert (failures.max_failures, failures.max_preemption_failures) == (3, 4)

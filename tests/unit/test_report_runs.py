@@ -8,6 +8,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from data_samples import box_mask, region, sample
+from saved_weights import save_weights
 from small_runs import NAMES, make_run, small_job, write_folder
 
 from datamodules.shards.writer import ShardWriter
@@ -15,10 +16,8 @@ from datamodules.vocabulary import Vocabulary
 from tap_platform.cli import tap
 from tap_platform.launch.run_page import write_page
 from tap_platform.models import Tap
-from tap_platform.runs import checkpoints
 from tap_platform.runs.files import write_json
 from tap_platform.text.training import train_tokenizer
-from tap_platform.training.weights import STATE_NAME
 
 PHRASES = ("a small cat", "my cat")
 SAID = [f"a {size} {name}" for size, name in product(("small", "large", "red", "old"), NAMES)]
@@ -30,10 +29,7 @@ def made_run(folder, data, **changes):
     job = small_job(data, **changes)
     write_json(run.config, job.model_dump(mode="json"))
     torch.manual_seed(0)
-    weights = {f"model.{name}": tensor for name, tensor in Tap(job.model).state_dict().items()}
-    checkpoint = checkpoints.prepare(run.checkpoints, 4)
-    torch.save({"state_dict": weights}, checkpoint / STATE_NAME)
-    checkpoints.commit(checkpoint)
+    save_weights(run, 4, Tap(job.model).state_dict())
     return run
 
 

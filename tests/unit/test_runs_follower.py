@@ -22,6 +22,7 @@ class Notebook:
     def __init__(self):
         self.params, self.metrics, self.pictures, self.files, self.tags = {}, [], [], [], {}
         self.starts, self.ends, self.is_open = [], [], False
+        self.is_abandoned = False
         self.failures = 0
         self.next_step = 0
         self.changed = threading.Event()
@@ -58,6 +59,9 @@ class Notebook:
 
     def close(self):
         self.is_open = False
+
+    def abandon(self):
+        self.is_abandoned = True
 
     def fail(self):
         if self.failures:
@@ -267,4 +271,5 @@ def test_a_tracker_that_hangs_does_not_hold_up_the_end(run):
     follower.start()
     assert entered.wait(10)
     assert not follower.stop(final_sync_timeout=0.01)
+    assert tracker.is_abandoned
     released.set()

@@ -1,28 +1,28 @@
 import shutil
+import threading
 from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningModule
-from lightning.pytorch.plugins.precision import DeepSpeedPrecision
+from lightning.pytorch import Callback
 from lightning.pytorch.strategies import DeepSpeedStrategy
-from ray.train.lightning import RayDDPStrategy
+from safetensors.torch import load_file
 from small_runs import NO_DROPOUT, events_of, make_run, small_job, train_here, write_folder
 
 from tap_platform.config.checkpoint import CheckpointConfig
 from tap_platform.runs import checkpoints
 from tap_platform.runs.events import read_events
-from tap_platform.runs.metrics import read_metrics
-from tap_platform.training import worker
+from tap_platform.runs.metrics import MetricsWriter, read_metrics
+from tap_platform.training import checkpoint_writer, worker
 from tap_platform.training.callbacks import checkpoints as writing
 from tap_platform.training.callbacks import step_clock
 from tap_platform.training.callbacks.checkpoints import WriteCheckpoints
 from tap_platform.training.callbacks.gradient_norm import GradientNorm
 from tap_platform.training.callbacks.seed_steps import SeedSteps, step_seed
 from tap_platform.training.callbacks.step_clock import StepClock
-from tap_platform.training.strategies import build_strategy, is_sharded
-from tap_platform.training.weights import STATE_NAME, load_model_weights
+from tap_platform.training.checkpoint_writer import CheckpointWriter
+from tap_platform.training.weights import load_model_weights
 
 
 @pytest.fixture(scope="module")
@@ -43,51 +43,89 @@ def clock(monkeypatch):
 class OneOfMany:
     """A trainer as checkpoints see it; `first_says` is what the first worker broadcasts."""
 
-    def __init__(self, is_global_zero=True, first_says=None):
+    def __init__(self, writer, max_steps=100, is_global_zero=True, first_says=None, others=()):
+        self.writer = writer
         self.global_step = 0
+        self.max_steps = max_steps
         self.is_global_zero = is_global_zero
-        self.asked = 0
-        self.strategy = SimpleNamespace(barrier=lambda: None, broadcast=self.broadcast)
+        self.asked = []
+        self.others_are_busy = any(others)
+        self.strategy = SimpleNamespace(
+            barrier=lambda: None, broadcast=self.broadcast, reduce_boolean_decision=self.reduced
+        )
         self.first_says = first_says
 
     def broadcast(self, own):
-        self.asked += 1
-        return own if self.first_says is None else self.first_says
+        if isinstance(own, bool):
+            self.asked.append(own)
+        return own if self.first_says is None or isinstance(own, str) else self.first_says
+
+    def reduced(self, own, all):
+        assert not all
+        return own or self.others_are_busy
 
     def save_checkpoint(self, path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(str(self.global_step))
+        assert path == str(self.writer.place / f"step-{self.global_step}")
+        step = torch.tensor([self.global_step])
+        last = self.global_step >= self.max_steps
+        self.writer.save(self.global_step, {"step": step}, {}, {"training.json": {}}, last)
 
 
-def written(config, run, trainer, steps, max_steps=100, at_step=lambda step: None):
-    """Steps of the checkpoints that exist after some steps of two micro-batches."""
-    callback = WriteCheckpoints(config, run, events_of(run), max_steps)
+def writer_of(run, config, rank=0, world_size=1):
+    metrics = MetricsWriter(run.metrics)
+    return CheckpointWriter(
+        run.checkpoints, rank, world_size, events_of(run, rank), metrics, config
+    )
+
+
+def started(config, run, max_steps=100, start_step=0, **trainer_options):
+    """A trainer that begins to train, and what writes its checkpoints."""
+    trainer = OneOfMany(writer_of(run, config), max_steps, **trainer_options)
+    trainer.global_step = start_step
+    callback = WriteCheckpoints(config, trainer.writer, max_steps)
     callback.on_train_start(trainer, None)
+    return trainer, callback
+
+
+def train(trainer, callback, steps, at_step=lambda step: None):
+    """Some steps of two micro-batches."""
     for step in steps:
         at_step(step)
         callback.on_train_batch_end(trainer, None, None, None, 0)
         trainer.global_step = step
         callback.on_train_batch_end(trainer, None, None, None, 1)
+
+
+def steps_in(run):
     return [checkpoints.step_of(path) for path in checkpoints.committed(run.checkpoints)]
+
+
+def written(config, run, steps, max_steps=100, at_step=lambda step: None, start_step=0):
+    """Steps of the checkpoints that exist after some steps."""
+    trainer, callback = started(config, run, max_steps, start_step)
+    train(trainer, callback, steps, lambda step: (trainer.writer.wait(), at_step(step)))
+    callback.on_train_end(trainer, None)
+    return steps_in(run)
 
 
 def test_checkpoints_come_by_steps_and_at_the_end(tmp_path):
     run = make_run(tmp_path)
     config = CheckpointConfig(every_steps=3, keep_last=9)
-    assert written(config, run, OneOfMany(), range(1, 9), max_steps=8) == [3, 6, 8]
+    assert written(config, run, range(1, 9), max_steps=8) == [3, 6, 8]
     assert [event["step"] for event in read_events(run.events, "checkpoint")] == [3, 6, 8]
-    assert (run.checkpoints / "step-6" / STATE_NAME).read_text() == "6"
     for step in (3, 6, 8):
-        checkpoints.verify(run.checkpoints / f"step-{step}")
+        folder = run.checkpoints / f"step-{step}"
+        checkpoints.verify(folder)
+        assert load_file(folder / "part-00000.safetensors")["step"] == step
 
 
 def test_by_default_only_the_last_step_is_kept(tmp_path):
-    assert written(CheckpointConfig(), make_run(tmp_path), OneOfMany(), range(1, 6), 5) == [5]
+    assert written(CheckpointConfig(), make_run(tmp_path), range(1, 6), 5) == [5]
 
 
 def test_the_newest_are_kept(tmp_path):
     config = CheckpointConfig(every_steps=1, keep_last=2)
-    assert written(config, make_run(tmp_path), OneOfMany(), range(1, 6)) == [4, 5]
+    assert written(config, make_run(tmp_path), range(1, 6)) == [4, 5]
 
 
 def test_checkpoints_come_by_minutes(tmp_path, clock):
@@ -95,7 +133,7 @@ def test_checkpoints_come_by_minutes(tmp_path, clock):
         clock.seconds += 30
 
     config = CheckpointConfig(every_minutes=1.2, keep_last=9)
-    steps = written(config, make_run(tmp_path), OneOfMany(), range(1, 8), at_step=half_a_minute)
+    steps = written(config, make_run(tmp_path), range(1, 8), at_step=half_a_minute)
     assert steps == [3, 6]
 
 
@@ -104,7 +142,7 @@ def test_minutes_count_from_whatever_checkpoint_came_last(tmp_path, clock):
         clock.seconds += 30
 
     config = CheckpointConfig(every_minutes=1.2, every_steps=2, keep_last=9)
-    steps = written(config, make_run(tmp_path), OneOfMany(), range(1, 8), at_step=half_a_minute)
+    steps = written(config, make_run(tmp_path), range(1, 8), at_step=half_a_minute)
     assert steps == [2, 4, 6]
 
 
@@ -112,27 +150,89 @@ def test_the_first_worker_decides_by_its_clock_for_all(tmp_path, clock):
     def an_hour(step):
         clock.seconds += 3600
 
-    config = CheckpointConfig(every_minutes=1, keep_last=9)
-    early = OneOfMany(first_says=False)
-    assert written(config, make_run(tmp_path, "a"), early, range(1, 4), at_step=an_hour) == []
-    assert early.asked == 3
-    late = OneOfMany(first_says=True)
-    assert written(config, make_run(tmp_path, "b"), late, range(1, 4)) == [1, 2, 3]
+    config = CheckpointConfig(every_minutes=1, keep_last=9, background=False)
+    run = make_run(tmp_path, "a")
+    trainer, callback = started(config, run, first_says=False)
+    train(trainer, callback, range(1, 4), an_hour)
+    assert (steps_in(run), trainer.asked) == ([], [True] * 3)
+    run = make_run(tmp_path, "b")
+    trainer, callback = started(config, run, first_says=True)
+    train(trainer, callback, range(1, 4))
+    assert steps_in(run) == [1, 2, 3]
 
 
-def test_other_workers_write_their_part_and_commit_nothing(tmp_path):
+def test_all_workers_write_under_the_name_that_the_first_has_chosen(tmp_path):
     run = make_run(tmp_path)
-    trainer = OneOfMany(is_global_zero=False)
-    assert written(CheckpointConfig(every_steps=1), run, trainer, range(1, 3)) == []
-    assert (run.checkpoints / "step-2" / STATE_NAME).exists()
-    assert not read_events(run.events)
+    trainer, callback = started(CheckpointConfig(), run)
+    trainer.broadcast = trainer.strategy.broadcast = lambda own: "chosen"
+    callback.on_train_start(trainer, None)
+    assert trainer.writer.group == "chosen"
 
 
-def test_the_step_that_a_run_goes_on_from_is_not_written_again(tmp_path):
-    trainer = OneOfMany()
-    trainer.global_step = 4
+@pytest.fixture
+def gate(monkeypatch):
+    """What is written waits until the gate is opened."""
+    opened, write = threading.Event(), checkpoint_writer.write_files
+
+    def write_later(*args):
+        assert opened.wait(10)
+        return write(*args)
+
+    monkeypatch.setattr(checkpoint_writer, "write_files", write_later)
+    yield opened
+    opened.set()
+
+
+def test_what_is_due_while_another_is_written_is_left_out(tmp_path, gate):
+    run = make_run(tmp_path)
     config = CheckpointConfig(every_steps=2, keep_last=9)
-    assert written(config, make_run(tmp_path), trainer, range(5, 7)) == [6]
+    trainer, callback = started(config, run, max_steps=9)
+    train(trainer, callback, range(1, 7))
+    assert [event["step"] for event in read_events(run.events, "checkpoint_late")] == [4]
+    gate.set()
+    trainer.writer.wait()
+    train(trainer, callback, range(7, 10))
+    assert steps_in(run) == [2, 8, 9]
+
+
+def test_it_is_left_out_by_all_if_one_worker_is_not_done(tmp_path):
+    run = make_run(tmp_path)
+    trainer, callback = started(CheckpointConfig(every_steps=1), run, others=[True])
+    train(trainer, callback, range(1, 3))
+    trainer.writer.wait()
+    assert steps_in(run) == []
+    assert len(read_events(run.events, "checkpoint_late")) == 1
+
+
+def test_a_checkpoint_can_be_had_at_once(tmp_path, gate):
+    run = make_run(tmp_path)
+    trainer, callback = started(CheckpointConfig(every_steps=2, keep_last=9), run)
+    train(trainer, callback, range(1, 4))
+    assert trainer.writer.busy
+    threading.Timer(0.05, gate.set).start()
+    callback.write_now(trainer)
+    assert steps_in(run) == [2, 3]
+    callback.write_now(trainer)
+    assert [event["step"] for event in read_events(run.events, "checkpoint")] == [2, 3]
+
+
+def test_what_a_run_goes_on_from_is_not_written_again(tmp_path):
+    config = CheckpointConfig(every_steps=2, keep_last=9)
+    assert written(config, make_run(tmp_path, "a"), range(5, 7), start_step=4) == [6]
+    run = make_run(tmp_path, "b")
+    trainer, callback = started(config, run, start_step=4)
+    callback.write_now(trainer)
+    assert steps_in(run) == []
+
+
+@pytest.mark.parametrize("end", ["on_train_end", "on_exception"])
+def test_whatever_ends_training_the_write_under_way_ends_first(tmp_path, gate, end):
+    run = make_run(tmp_path)
+    trainer, callback = started(CheckpointConfig(every_steps=2), run)
+    train(trainer, callback, range(1, 3))
+    threading.Timer(0.05, gate.set).start()
+    getattr(callback, end)(trainer, None, *([ValueError()] if end == "on_exception" else []))
+    assert steps_in(run) == [2]
 
 
 def draws(seed, micro_batch, rank):
@@ -245,33 +345,6 @@ def test_where_gradients_are_sharded_deepspeed_is_asked():
         trainer.global_step += 1
         callback.on_train_batch_end(trainer, module, None, None, 0)
     assert module.values == [{"gradient_norm": 7.0}]
-
-
-@pytest.mark.parametrize("stage", [1, 2, 3])
-def test_one_field_picks_the_zero_stage(folder, stage):
-    job = small_job(folder, scale={"strategy": f"zero_{stage}"}, training={"micro_batch": 2})
-    strategy = build_strategy(job)
-    assert is_sharded(strategy)
-    assert strategy.config["zero_optimization"]["stage"] == stage
-    assert strategy.config["train_micro_batch_size_per_gpu"] == 2
-    assert "offload_optimizer" not in strategy.config["zero_optimization"]
-
-
-def test_deepspeed_does_not_average_over_micro_batches_a_second_time(folder):
-    strategy = build_strategy(small_job(folder, scale={"strategy": "zero_2"}))
-    engine, loss = Mock(), torch.ones((), requires_grad=True)
-    strategy._lightning_module = module = LightningModule()
-    module._trainer = SimpleNamespace(strategy=strategy, model=engine)
-    strategy.precision_plugin = plugin = DeepSpeedPrecision("32-true")
-    plugin.pre_backward = plugin.post_backward = lambda tensor, module: tensor
-    strategy.backward(loss, None)
-    engine.backward.assert_called_once_with(loss, scale_wrt_gas=False)
-
-
-def test_ddp_is_the_default(folder):
-    strategy = build_strategy(small_job(folder))
-    assert isinstance(strategy, RayDDPStrategy)
-    assert not is_sharded(strategy)
 
 
 class SpyOnGradients(Callback):

@@ -7,7 +7,6 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-import torch
 from small_runs import events_of, make_run, small_job, train_here, write_folder
 
 from datamodules.shards.index import DataIndex
@@ -15,8 +14,9 @@ from datamodules.stream.quarantine import SampleCounts
 from tap_platform import cli
 from tap_platform.runs import checkpoints
 from tap_platform.runs.events import EventLog
+from tap_platform.runs.files import read_json
 from tap_platform.training.callbacks.sample_counts import CountSamples
-from tap_platform.training.weights import STATE_NAME
+from tap_platform.training.sliced_checkpoints import TRAINING_NAME
 
 EPOCH = 6
 """Steps of 4 samples."""
@@ -53,7 +53,7 @@ def test_counts_are_recorded_and_go_on_after_a_kill(damaged, tmp_path, monkeypat
     train_here(job_of(damaged, 5, **checkpoint), killed, monkeypatch)
     folder = killed.checkpoints / "step-3"
     assert folder in checkpoints.committed(killed.checkpoints)
-    state = torch.load(folder / STATE_NAME, weights_only=False)
+    state = read_json(folder / TRAINING_NAME)["lightning"]
     assert state["sample_counts"]["samples_seen"] == 12
     again = train_here(
         job_of(damaged, 2 * EPOCH, **checkpoint), killed, monkeypatch, folder, start_step=3

@@ -56,6 +56,9 @@ class Tracker(Protocol):
     def close(self) -> None:
         """Let go of the tracked run without an end; does nothing if none is open."""
 
+    def abandon(self) -> None:
+        """Let go of all that would hold up the end of this process, while another call waits."""
+
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The leaves of a config by dotted name; lists and empty mappings are leaves."""

@@ -47,6 +47,7 @@ class Follower:
         self._cursor: Cursor | None = None
         self._outage = False
         self._up_to_date = False
+        self._left_behind = False
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="tracking", daemon=True)
 
@@ -80,6 +81,9 @@ class Follower:
         """
         self._stopping.set()
         self._thread.join(final_sync_timeout)
+        if self._thread.is_alive():
+            self._left_behind = True
+            self.tracker.abandon()
         complete = self._up_to_date and not self._thread.is_alive()
         if not complete:
             self._note("tracking_behind", tracker=self.tracker.name)
@@ -89,7 +93,8 @@ class Follower:
         wait = self.interval
         while not self._stopping.wait(wait):
             wait = self.interval if self._try_pass() else min(2 * wait, LONGEST_WAIT)
-        self._up_to_date = self._try_pass()
+        if not self._left_behind:
+            self._up_to_date = self._try_pass()
         with contextlib.suppress(Exception):
             self._release()
 

@@ -115,6 +115,9 @@ class MlflowTracker:
         """Forget the connection; everything that was taken is stored already."""
         self._client = None
 
+    def abandon(self) -> None:
+        """Nothing: a thread that waits for an answer ends with the process."""
+
     @property
     def _open(self) -> MlflowClient:
         assert self._client is not None, "start() comes first"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 INIT_SECONDS = 30.0
 FINISH_SECONDS = 60.0
+SERVICE = "wandb-core"
+"""The program that W&B starts to send for it."""
 
 
 class WandbTracker:
@@ -110,6 +113,17 @@ class WandbTracker:
         if self._run is not None:
             run, self._run = self._run, None
             run.finish()
+
+    def abandon(self) -> None:
+        """End W&B's own process: at its exit Python would wait for it, and it for the server."""
+        import psutil
+        import wandb
+
+        for process in psutil.Process().children():
+            if process.name() == SERVICE:
+                process.kill()
+        with suppress(Exception, SystemExit):  # W&B tells that its process has failed
+            wandb.teardown()
 
     @property
     def _open(self) -> wandb.Run:

@@ -1,4 +1,4 @@
-"""When a checkpoint is written, and what makes it count."""
+"""When a checkpoint is written."""
 
 from __future__ import annotations
 
@@ -8,48 +8,29 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from tap_platform.config.checkpoint import CheckpointConfig
-from tap_platform.recipes.region_recipe import RegionRecipe
-from tap_platform.runs import checkpoints
-from tap_platform.runs.directory import RunDirectory
-from tap_platform.runs.events import EventLog
-from tap_platform.training.weights import STATE_NAME
+from tap_platform.training.checkpoint_writer import CheckpointWriter
 
 
 class WriteCheckpoints(Callback):
-    """Write `checkpoints/step-N/` by steps, by minutes and at the last step.
+    """Write `step-N/` by steps, by minutes and at the last step.
 
-    Every worker writes its part; the first one then adds the manifest and, last, COMMITTED. A
-    folder without COMMITTED does not exist, so a kill at any moment leaves the one before.
+    A checkpoint that is due while the one before is still being written is left out, by all
+    workers, so that a slow store slows nothing else. The last step waits.
     """
 
-    def __init__(
-        self,
-        config: CheckpointConfig,
-        run: RunDirectory,
-        events: EventLog,
-        max_steps: int,
-        trained_only: bool = False,
-    ) -> None:
+    def __init__(self, config: CheckpointConfig, writer: CheckpointWriter, max_steps: int) -> None:
         self.config = config
-        self.run = run
-        self.events = events
+        self.writer = writer
         self.max_steps = max_steps
-        self.trained_only = trained_only
+        self._start_step = 0
         self._last_step = -1
         self._last_time = time.monotonic()
+        self._late_is_told = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count from the checkpoint that the run goes on from."""
-        self._last_step = trainer.global_step
-
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Leave out what stays as it is in the initial weights."""
-        if self.trained_only:
-            assert isinstance(pl_module, RegionRecipe)
-            state = checkpoint["state_dict"]
-            checkpoint["state_dict"] = {n: state[n] for n in pl_module.trainable_names()}
+        """Count from the checkpoint that the run goes on from, and agree on a name."""
+        self._start_step = self._last_step = trainer.global_step
+        self.writer.group = trainer.strategy.broadcast(self.writer.group)
 
     def on_train_batch_end(
         self,
@@ -63,14 +44,36 @@ class WriteCheckpoints(Callback):
         if trainer.global_step == self._last_step:
             return
         self._last_step = trainer.global_step
-        if self._is_due(trainer):
+        if trainer.global_step >= self.max_steps:
             self._write(trainer)
+        elif self._is_due(trainer):
+            self._write_unless_busy(trainer)
+
+    def write_now(self, trainer: Trainer) -> None:
+        """Write the step that is complete, unless it is written already, and wait for it.
+
+        Every worker calls this at the same step. When it returns, the checkpoint is committed, or
+        an event `checkpoint_failed` tells why not.
+        """
+        self.writer.wait()
+        is_new = trainer.global_step not in (self._start_step, self.writer.committed_step)
+        if trainer.strategy.broadcast(is_new):
+            self._write(trainer)
+            self.writer.wait()
+            trainer.strategy.barrier()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave nothing half written."""
+        self.writer.close()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Let the write under way end: it holds a state from before whatever went wrong."""
+        self.writer.close()
 
     def _is_due(self, trainer: Trainer) -> bool:
-        step = trainer.global_step
-        if step >= self.max_steps:
-            return True
-        if self.config.every_steps and step % self.config.every_steps == 0:
+        if self.config.every_steps and trainer.global_step % self.config.every_steps == 0:
             return True
         if self.config.every_minutes is None:
             return False
@@ -78,18 +81,17 @@ class WriteCheckpoints(Callback):
         # The clocks of workers differ: the first one decides for all.
         return bool(trainer.strategy.broadcast(late))
 
+    def _write_unless_busy(self, trainer: Trainer) -> None:
+        busy = trainer.strategy.reduce_boolean_decision(self.writer.busy, all=False)
+        if not busy:
+            self._write(trainer)
+        elif trainer.is_global_zero and not self._late_is_told:
+            # One event for each write that takes long, not one for each step that meets it.
+            self._late_is_told = True
+            self.writer.events.record("checkpoint_late", step=trainer.global_step)
+
     def _write(self, trainer: Trainer) -> None:
-        started = time.monotonic()
-        step = trainer.global_step
-        folder = self.run.checkpoints / f"step-{step}"
-        if trainer.is_global_zero:
-            checkpoints.prepare(self.run.checkpoints, step)
-        trainer.strategy.barrier()
-        trainer.save_checkpoint(folder / STATE_NAME)
-        trainer.strategy.barrier()
-        if trainer.is_global_zero:
-            checkpoints.commit(folder)
-            checkpoints.prune(self.run.checkpoints, self.config.keep_last)
-            seconds = round(time.monotonic() - started, 3)
-            self.events.record("checkpoint", step=step, seconds=seconds)
+        self.writer.paused_since = time.monotonic()
+        trainer.save_checkpoint(str(self.writer.place / f"step-{trainer.global_step}"))
         self._last_time = time.monotonic()
+        self._late_is_told = False

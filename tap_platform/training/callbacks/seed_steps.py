@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -11,8 +13,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 class SeedSteps(Callback):
     """Seed dropout and drop path anew at every micro-batch from (seed, micro-batch, rank).
 
-    A run that goes on from a checkpoint draws what an unbroken run draws, without any generator
-    state in the checkpoint, and validation in between disturbs nothing.
+    So are all generators that a recipe may draw from: Python's, numpy's, and torch's on all
+    devices. A run that goes on from a checkpoint draws what an unbroken run draws, without any
+    generator state in the checkpoint, and validation in between disturbs nothing.
     """
 
     def __init__(self, seed: int) -> None:
@@ -21,8 +24,11 @@ class SeedSteps(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Seed torch's generators on all devices."""
-        torch.manual_seed(step_seed(self.seed, batch_idx, trainer.global_rank))
+        """Seed the generators of this process."""
+        seed = step_seed(self.seed, batch_idx, trainer.global_rank)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002  # the generator that others may draw from
+        torch.manual_seed(seed)
 
 
 def step_seed(seed: int, micro_batch: int, rank: int) -> int:

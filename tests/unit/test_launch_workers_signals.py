@@ -1,0 +1,121 @@
+"""What a signal does to a driver whose workers train."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from tap_platform.launch.signals import own_signals, run_until_signalled
+from tap_platform.runs.directory import RunDirectory
+from tap_platform.runs.stop_request import StopRequest
+
+BOTH = [signal.SIGTERM, signal.SIGINT]
+
+
+@pytest.fixture(autouse=True)
+def handlers_stay():
+    """Whoever handled the signals before handles them after."""
+    before = [signal.getsignal(number) for number in BOTH]
+    yield
+    after = [signal.getsignal(number) for number in BOTH]
+    for number, handler in zip(BOTH, before, strict=True):
+        signal.signal(number, handler)
+    assert after == before
+
+
+class Work:
+    """Sends its own process some signals, and ends some time after it was asked to."""
+
+    def __init__(self, *signals, ends_when_asked=True):
+        self.signals = signals
+        self.ends_when_asked = ends_when_asked
+        self.asked = []
+        self.told = threading.Event()
+        self.ended = threading.Event()
+
+    def __call__(self):
+        for number in self.signals:
+            os.kill(os.getpid(), number)
+        if self.signals:
+            self.told.wait(20)
+            if not self.ends_when_asked:
+                time.sleep(20)
+        self.ended.set()
+
+    def ask(self, name):
+        self.asked.append(name)
+        self.told.set()
+
+
+def test_work_without_a_signal_just_ends():
+    work = Work()
+    assert run_until_signalled(work, work.ask, 20) is None
+    assert work.ended.is_set()
+    assert not work.asked
+
+
+@pytest.mark.parametrize("number", BOTH)
+def test_work_is_asked_to_stop_and_waited_for(number):
+    work = Work(number)
+    assert run_until_signalled(work, work.ask, 20) == number.name
+    assert work.asked == [number.name]
+    assert work.ended.is_set()
+
+
+def test_work_that_outlives_its_grace_is_left():
+    work = Work(signal.SIGTERM, ends_when_asked=False)
+    with pytest.raises(SystemExit, match="143"):
+        run_until_signalled(work, work.ask, 0.01)
+    assert not work.ended.is_set()
+
+
+def test_a_second_signal_does_not_wait():
+    work = Work(signal.SIGINT, signal.SIGTERM, ends_when_asked=False)
+    with pytest.raises(SystemExit, match="130"):
+        run_until_signalled(work, work.ask, 20)
+    assert work.asked == ["SIGINT"]
+
+
+def test_what_goes_wrong_is_told():
+    def fail():
+        raise LookupError("no luck")
+
+    with pytest.raises(LookupError, match="no luck"):
+        run_until_signalled(fail, print, 20)
+
+
+def test_another_thread_leaves_the_signals_alone():
+    work, told = Work(), []
+    thread = threading.Thread(target=lambda: told.append(run_until_signalled(work, work.ask, 20)))
+    thread.start()
+    thread.join()
+    assert told == [None]
+    assert work.ended.is_set()
+
+
+def terminated_in_a_block():
+    with own_signals():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # as Ray Train takes it
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_block_is_ended_and_the_keyboard_given_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit, match="143"):
+        terminated_in_a_block()
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_a_request_is_there_until_it_is_cleared(tmp_path):
+    request = StopRequest(RunDirectory(tmp_path))
+    assert not request.asked()
+    request.clear()
+    assert not request.asked()
+    request.ask("SIGTERM")
+    assert StopRequest(RunDirectory(tmp_path)).asked()
+    request.clear()
+    assert not request.asked()
