@@ -27,8 +27,13 @@ $(STAMP): requirements.lock pyproject.toml | $(BIN)/uv
 demo: $(STAMP) ## Train a tiny TAP on made scenes and show what it learned
 	$(BIN)/tap demo $(DEMO)
 
-test: $(STAMP) ## Run the unit and integration tests
+test: $(STAMP) ## Run all tests, or TESTS="tests/unit/test_cli.py"
+ifdef TESTS
 	$(BIN)/python -m pytest $(TESTS)
+else
+	$(BIN)/python -m pytest tests/unit -n 2 --dist loadfile
+	$(BIN)/python -m pytest tests/integration tests/chaos
+endif
 
 lint: $(STAMP) ## Check format and lint
 	$(BIN)/ruff format --check .

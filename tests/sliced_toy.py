@@ -7,7 +7,7 @@ from itertools import count
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy, SingleDeviceStrategy
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.nn import functional as F
 
 from tap_platform.config.checkpoint import CheckpointConfig
@@ -47,6 +47,7 @@ class Toy(LightningModule):
         if isinstance(self.trainer.strategy, ModelParallelStrategy):
             for layer in (self.first, self.rest, self.last, self):
                 fully_shard(layer, mesh=self.device_mesh["data_parallel"])
+            register_fsdp_forward_method(self, "training_step")
 
     def configure_optimizers(self):
         trained = [p for p in self.parameters() if p.requires_grad]

@@ -89,6 +89,8 @@ def start_ray(cpus: int) -> None:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
     # How late a worker hears that its node is being drained; Ray's own is five, of thirty or so.
     os.environ.setdefault("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "1")
+    # What a worker prints would stand in its log twice.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
     # Ray's processes take seconds to come up; Ray Train needs these two, which need no Ray.
     imports = threading.Thread(target=_import_torch_and_pandas, name="imports")
     imports.start()

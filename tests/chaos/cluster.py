@@ -41,14 +41,10 @@ NODES: Mapping[str, str] = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "CUDA_VISIBLE_DEVICES": "",
     "OMP_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
 }
-"""A node that is silent is given up after some 6 seconds instead of Ray's 30."""
-
-DRIVERS: Mapping[str, str] = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
-}
+"""A node that is silent is given up after some 6 seconds instead of Ray's 30; threads that wait
+leave the few cores to others."""
 
 
 class NotHereError(Exception):
@@ -145,7 +141,7 @@ class HostCluster:
     def drive(self, *arguments: object, log: str) -> Process:
         """`tap`, on the drivers' host."""
         where = {"RAY_ADDRESS": self.address}
-        return self.run(self.drivers_host, "tap", *arguments, log=log, **DRIVERS, **where)
+        return self.run(self.drivers_host, "tap", *arguments, log=log, **where)
 
     def serve(self, program: str, *arguments: object, log: str) -> Process:
         """A service for drivers."""
@@ -209,6 +205,7 @@ class RayletCluster:
         self.nodes: dict[str, Any] = {}
         os.environ.update(NODES)
         os.environ["RAY_AUTH_MODE"] = "disabled"
+        os.environ["TAP_CACHE"] = str(folder / "cache")
 
     def start(self) -> None:
         """A head for drivers, and the workers' nodes."""
@@ -243,7 +240,7 @@ class RayletCluster:
         """A program of our environment."""
         return start(
             [str(PROGRAMS / program), *map(str, arguments)],
-            {**os.environ, **DRIVERS, "RAY_ADDRESS": self.cluster.address},
+            {**os.environ, "RAY_ADDRESS": self.cluster.address},
             self.folder / f"{log}.log",
             REPOSITORY,
         )

@@ -1,7 +1,7 @@
 """A small language of faults: `kill(worker=1, at_step=7)`, `cut(node=b, seconds=20)`, `kill(head)`.
 
-A verb, what it befalls, and when. `seconds` is how long a fault lasts: then the dead host is
-replaced, the cable is back, the disk has room again.
+A verb, what it befalls, and when. `seconds`, or `until_step`, is how long a fault lasts: then the
+dead host is replaced, the cable is back, the disk has room again.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import ast
 from dataclasses import dataclass
 
 ANYWHERE = {"at_step": int}
-LASTING = {**ANYWHERE, "seconds": float}
+LASTING = {**ANYWHERE, "seconds": float, "until_step": int}
 
 VERBS: dict[str, dict[str, dict[str, type]]] = {
     "kill": {"worker": ANYWHERE, "driver": ANYWHERE, "node": LASTING, "head": LASTING},
@@ -41,7 +41,9 @@ class Fault:
     at_step: int | None
     """The recorded step that it waits for; None: as soon as the run has a directory."""
     seconds: float | None
-    """How long it lasts; None: for ever."""
+    """How long it lasts; None: for ever, or `until_step`."""
+    until_step: int | None = None
+    """It lasts until this step is recorded."""
     delay_ms: float | None = None
     mbit: float | None = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from tap_platform.runs.directory import RunDirectory
 from tap_platform.runs.status import read_status
 from tests.chaos.cluster import Cluster, NotHereError
 from tests.chaos.driver import Supervised
+from tests.chaos.faults import Fault
 from tests.chaos.inflict import Heal, Stage, inflict, spoil_shard
 from tests.chaos.jobs import write_job
 from tests.chaos.measure import Cost, cost_of, differences, farthest, last_step
@@ -37,20 +39,24 @@ class Outcome:
 class Healing:
     """What ends the faults that do not last, when their time has come."""
 
-    due: list[tuple[float, Heal]] = field(default_factory=list)
+    due: list[tuple[Callable[[], bool], Heal]] = field(default_factory=list)
 
-    def add(self, heal: Heal | None, seconds: float | None) -> None:
-        """End a fault after some seconds, or with the scenario."""
-        if heal is not None:
-            self.due.append(
-                (time.monotonic() + (RUN_SECONDS if seconds is None else seconds), heal)
-            )
+    def add(self, heal: Heal | None, fault: Fault, run: RunDirectory) -> None:
+        """End a fault after its seconds, at its step, or with the scenario."""
+        if heal is None:
+            return
+        end = time.monotonic() + (RUN_SECONDS if fault.seconds is None else fault.seconds)
+        step = fault.until_step
+        if step is None:
+            self.due.append((lambda: time.monotonic() >= end, heal))
+        else:
+            self.due.append((lambda: last_step(run) >= step, heal))
 
     def go_on(self, *, at_once: bool = False) -> None:
         """End what is due, or everything."""
-        for when, heal in list(self.due):
-            if at_once or time.monotonic() >= when:
-                self.due.remove((when, heal))
+        for is_due, heal in list(self.due):
+            if at_once or is_due():
+                self.due.remove((is_due, heal))
                 heal()
 
 
@@ -118,8 +124,7 @@ class Theatre:
             for fault in scenario.faults:
                 _await_step(fault.at_step or 0, stage, healing, deadline)
                 happened = time.time()
-                heal = inflict(fault, stage)
-                healing.add(heal, fault.seconds)
+                healing.add(inflict(fault, stage), fault, stage.run)
                 print(f"    {fault}: step {last_step(stage.run)} was recorded", flush=True)
             _await_end(stage, healing, deadline)
         finally:
@@ -127,6 +132,10 @@ class Theatre:
             healing.go_on(at_once=True)
             if tracking:
                 tracking.stop()
+        if disk is not None:
+            # Where runs look for it, outside of the hosts too; the next one needs the room.
+            shutil.copytree(disk, self.folder / "disk", dirs_exist_ok=True)
+            shutil.rmtree(disk / "chaos")
         return stage, happened
 
     def _changes(self, scenario: Scenario, tracking: TrackingServer | None) -> dict[str, Any]:
@@ -167,7 +176,7 @@ def _let_pass(stage: Stage, healing: Healing, deadline: float) -> None:
     healing.go_on()
     if time.monotonic() > deadline:
         raise TimeoutError(f"{stage.run.name} goes on for more than {RUN_SECONDS} s")
-    time.sleep(0.02)
+    time.sleep(0.05)
 
 
 def _wrong_in(scenario: Scenario, stage: Stage, cost: Cost) -> list[str]:

@@ -69,7 +69,7 @@ def chosen(quick: bool, only: tuple[str, ...]) -> list[Scenario]:
 @click.command()
 @click.option("--quick", is_flag=True, help="Only what continuous integration plays.")
 @click.option("--only", multiple=True, metavar="NAME", help="One scenario; may be given again.")
-@click.option("--write", is_flag=True, help="Write the lines into docs/chaos.md.")
+@click.option("--write", is_flag=True, help="Write what passes into docs/chaos.md.")
 @click.option("--raylets", is_flag=True, help="No namespaces: several raylets on one host.")
 @click.option("--folder", type=click.Path(path_type=Path), help="Keep runs and logs there.")
 def main(
@@ -87,9 +87,9 @@ def main(
             print(f"  {scenario.name}", flush=True)
             outcomes.append(theatre.play(scenario))
             print(f"    {row(outcomes[-1])}", flush=True)
+            if write and outcomes[-1].passed and outcomes[-1].cost:
+                write_rows(outcomes[-1:])
     print(HEADER, *map(row, outcomes), sep="\n")
-    if write:
-        write_rows(outcome for outcome in outcomes if outcome.cost)
     if not all(outcome.passed for outcome in outcomes):
         raise SystemExit(f"see {kept}")
     if folder is None:

@@ -39,6 +39,7 @@ def poison(is_bad):
 
 WAYS = {
     "ddp": {},
+    "fsdp": {},
     "zero_2": {},
     "zero_3": {},
     "zero_2 in bf16": {"training": {"precision": "bf16"}},
@@ -104,7 +105,7 @@ def test_a_step_that_is_bad_on_one_worker_is_skipped_on_all(way, bad_steps):
     assert len(set(event["samples"])) == 4
     assert event["suspects"] == event["samples"][2:], "those of the second worker"
     # Ours skips a step of DDP, DeepSpeed one of ZeRO: both go on from the same weights.
-    tolerance = 2e-4 if way.startswith("zero") and "bf16" not in way else 2e-2
+    tolerance = 5e-2 if "bf16" in way else 2e-4
     expected = losses(bad_steps["ddp"])
     after = {step: loss for step, loss in losses(run).items() if step != 3}
     assert after == pytest.approx({step: expected[step] for step in after}, rel=tolerance)

@@ -30,6 +30,12 @@ class Ddp(SlicedCheckpoints, DDPStrategy):
     pass
 
 
+class Zero(ZeroStrategy):
+    """Without Ray Train, which tells the device otherwise."""
+
+    root_device = torch.device("cpu", 0)
+
+
 class Fsdp(SlicedCheckpoints, ModelParallelStrategy):
     pass
 
@@ -42,7 +48,7 @@ def make_strategy(name):
         strategy = Fsdp(data_parallel_size=2, tensor_parallel_size=1)
         strategy.cluster_environment = TorchElasticEnvironment()
         return strategy
-    strategy = ZeroStrategy(
+    strategy = Zero(
         **environment,
         stage=int(name[5]),
         offload_optimizer="offloaded" in name,

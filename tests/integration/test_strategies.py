@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from itertools import product
 from unittest.mock import patch
@@ -71,6 +72,8 @@ def runs(make_job):
         made[strategy, "resumed"] = create_run(jobs[strategy, "plain"])
 
     def work(config):
+        # A pool of compilers takes longer to start than the few kernels take.
+        os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
         # ZeRO comes last.
         for (strategy, way), job in sorted(jobs.items()):
             _train(job, made[strategy, way])

@@ -54,8 +54,8 @@ class Formula(NamedTuple):
 
 FORMULAS = {
     "ddp": Formula(1, 0, 0, 4),
-    "zero_1": Formula(0, 1, 1, 2),
-    "zero_2": Formula(0, 1, 1, 2),
+    "zero_1": Formula(1, 0, 1, 2),
+    "zero_2": Formula(1, 0, 1, 2),
     "zero_3": Formula(0, 1, 2, 2),
     "fsdp": Formula(0, 1, 2, 2),
 }

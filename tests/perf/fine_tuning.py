@@ -46,7 +46,7 @@ from tap_platform.config.model import PresetName
 from tap_platform.recipes.tap_caption import TapCaption
 from tap_platform.text.tokenizer import Tokenizer, shipped_model
 from tap_platform.text.training import train_tokenizer
-from tap_platform.training.worker import PRECISIONS
+from tap_platform.training.strategies import PRECISIONS
 
 PHRASES = (
     "a man wearing a blue shirt",

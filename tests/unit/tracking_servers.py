@@ -62,6 +62,7 @@ def free_port():
 def mlflow_application(folder):
     """MLflow's own server on a database in a folder; one a process."""
     os.environ.update(
+        MLFLOW_LOGGING_LEVEL="WARNING",  # read when it is imported; other tests are in this process
         _MLFLOW_SERVER_FILE_STORE=f"sqlite:///{folder}/server.db",
         _MLFLOW_SERVER_ARTIFACT_ROOT="mlflow-artifacts:/",
         _MLFLOW_SERVER_ARTIFACT_DESTINATION=f"{folder}/artifacts",

@@ -61,7 +61,7 @@ class AverageWeights(Callback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Keep the averages."""
-        checkpoint[MORE_SLICES] = self._averages
+        checkpoint.setdefault(MORE_SLICES, []).extend(self._averages)
 
     def _begin(self, trainer: Trainer) -> list[Slice]:
         weights = _weights(trainer)

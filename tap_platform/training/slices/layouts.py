@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import Strategy
 
 from tap_platform.training.slices.layout import Layout
-from tap_platform.training.slices.slice import Slice
 from tap_platform.training.slices.torch_layout import TorchLayout
 from tap_platform.training.slices.zero_layout import ZeroPartitionedLayout, ZeroSteppedLayout
 
@@ -23,8 +19,3 @@ def layout_of(strategy: Strategy) -> Layout:
     if hasattr(trained, "_hp_mapping"):
         return ZeroSteppedLayout(module, strategy.model)
     return TorchLayout(module, strategy.optimizers[0])
-
-
-def held_slices(trainer: Trainer) -> Iterator[Slice]:
-    """All that this worker holds of what checkpoints keep, as views onto the live state."""
-    return layout_of(trainer.strategy).held_slices()

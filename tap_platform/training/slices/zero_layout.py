@@ -50,7 +50,7 @@ class ZeroLayout(Layout):
 
     def counters(self) -> dict[str, Any]:
         """Skipped steps, and the state of the loss scale."""
-        scaler = getattr(self.optimizer, "loss_scaler", None)
+        scaler = self.optimizer.loss_scaler
         return {
             "skipped_steps": self.engine.skipped_steps,
             "scaler": {n: getattr(scaler, n) for n in SCALER_COUNTS if hasattr(scaler, n)},
@@ -63,8 +63,7 @@ class ZeroLayout(Layout):
         self.engine.micro_steps = step * self.engine.gradient_accumulation_steps()
         self.engine.skipped_steps = counters.get("skipped_steps", 0)
         for name, value in counters.get("scaler", {}).items():
-            if hasattr(self.optimizer.loss_scaler, name):
-                setattr(self.optimizer.loss_scaler, name, value)
+            setattr(self.optimizer.loss_scaler, name, value)
 
 
 class ZeroSteppedLayout(ZeroLayout):
@@ -75,9 +74,8 @@ class ZeroSteppedLayout(ZeroLayout):
         return Home(name, shape, 0, parameter, 0, length, is_trained=False, everywhere=True)
 
     def _trained(self, names: Mapping[int, str]) -> Iterator[Home]:
-        wrapper = self.optimizer
-        groups = wrapper.bit16_groups if hasattr(wrapper, "bit16_groups") else wrapper.bf16_groups
-        for members, group in zip(groups, wrapper.param_groups, strict=True):
+        groups = zip(self.optimizer.bit16_groups, self.optimizer.param_groups, strict=True)
+        for members, group in groups:
             (stepped,) = group["params"]
             for parameter in members:
                 name, shape = names[id(parameter)], tuple(parameter.shape)
@@ -111,9 +109,8 @@ class ZeroPartitionedLayout(ZeroLayout):
         stepped = self.optimizer.fp32_partitioned_groups_flat
         for members in self.optimizer.fp16_groups:
             for parameter in members:
-                place = self.optimizer.grad_position[self.optimizer.get_param_id(parameter)]
-                group, offset, _ = place
-                name = names[id(parameter)]
+                name, number = names[id(parameter)], self.optimizer.get_param_id(parameter)
+                group, offset, _ = self.optimizer.grad_position[number]
                 yield _partition(name, parameter, stepped[group], offset, is_trained=True)
 
     @contextmanager

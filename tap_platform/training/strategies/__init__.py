@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from tap_platform.training.checkpoint_writer import CheckpointWriter
     from tap_platform.training.sliced_checkpoints import SlicedCheckpoints
 
+PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+"""Lightning's words for `training.precision`, where torch's autocast is Lightning's."""
+
 
 def build_strategy(job: JobConfig, writer: CheckpointWriter) -> SlicedCheckpoints:
     """The Lightning strategy that `scale.strategy` names, inside a Ray Train worker.
@@ -41,10 +44,10 @@ def _strategy_of(job: JobConfig) -> SlicedCheckpoints:
 
 
 def precision_of(job: JobConfig) -> Any:
-    """Lightning's word for `training.precision`; DeepSpeed has autocast of its own."""
+    """How Lightning computes; under ZeRO autocast is DeepSpeed's."""
     if job.scale.strategy.startswith("zero"):
         return "32-true"
-    return {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[job.training.precision]
+    return PRECISIONS[job.training.precision]
 
 
 def is_zero(strategy: Strategy) -> bool:
