@@ -54,13 +54,15 @@ class TrainingConfig(Section):
     the forward passes of all workers at a time, so an elastic run whose curve shall not depend on
     the number of workers takes `global_batch / least workers`, if memory allows."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Arithmetic of forward and backward; weights and optimizer stay fp32. fp16 needs a GPU."""
+    """Arithmetic of forward and backward; weights and optimizer stay fp32. fp16, with a loss scale,
+    needs GPUs and `scale.strategy: ddp`."""
     log_every: int = Field(10, gt=0)
     """Steps between two records of the metrics."""
     watch_gradients: bool = True
     """Record the norm of the gradient."""
     compile: bool = False
-    """Compile the image encoder with `torch.compile`: minutes at the start, faster steps after."""
+    """Compile the image encoder's blocks with `torch.compile`: slower at the start, faster steps
+    after. Not with `zero_3`."""
 
 
 class EvaluationConfig(Section):

@@ -12,7 +12,7 @@ from tap_platform.config.load import validate_job
 from tap_platform.runs.checkpoints import step_of
 from tap_platform.runs.directory import RunDirectory
 from tap_platform.runs.files import read_json
-from tests.chaos.cluster import Cluster, NotHereError
+from tests.chaos.cluster import WORKERS, Cluster, HostCluster, NotHereError, RayletCluster
 from tests.chaos.driver import Supervised
 from tests.chaos.faults import Fault
 from tests.chaos.processes import wait_until
@@ -32,15 +32,32 @@ class Stage:
     """A small disk that checkpoints lie on."""
     tracking: TrackingServer | None
 
+    @property
+    def hosts(self) -> HostCluster:
+        """The cluster, for what only hosts can suffer."""
+        assert isinstance(self.cluster, HostCluster)
+        return self.cluster
+
+
+def check_possible(fault: Fault, cluster: Cluster) -> None:
+    """Look whether a cluster can be broken so.
+
+    Raises:
+        NotHereError: if it cannot; the message says why.
+    """
+    if isinstance(cluster, RayletCluster):
+        done_to = (fault.verb, fault.what)
+        if done_to in _ON_HOSTS or (done_to == ("kill", "node") and fault.which not in WORKERS):
+            raise NotHereError(f"needs hosts of their own, and these are {cluster.kind}")
+    elif fault.what == "head" and not cluster.remembers:
+        raise NotHereError("a head that dies needs a Redis that remembers: no redis-server here")
+
 
 def inflict(fault: Fault, stage: Stage) -> Heal | None:
     """Let a fault happen.
 
     Returns:
         What ends it, if it ever ends.
-
-    Raises:
-        NotHereError: if this cluster cannot be broken so.
     """
     return _DOINGS[fault.verb, fault.what](fault, stage)
 
@@ -77,8 +94,6 @@ def _kill_node(fault: Fault, stage: Stage) -> Heal:
 
 
 def _kill_head(fault: Fault, stage: Stage) -> Heal:
-    if not stage.cluster.remembers:
-        raise NotHereError("a head that dies needs a Redis that remembers: no redis-server here")
     stage.cluster.kill("head")
     return lambda: stage.cluster.add("head")
 
@@ -90,45 +105,44 @@ def _signal_driver(fault: Fault, stage: Stage) -> None:
 def _terminate(fault: Fault, stage: Stage) -> Heal:
     """SIGTERM, and the host is taken away when the grace period is over."""
     name = _host(fault)
-    stage.cluster.terminate(name)
-    return lambda: _replace(stage.cluster, name)
+    stage.hosts.terminate(name)
+    return lambda: _replace(stage.hosts, name)
 
 
 def _drain(fault: Fault, stage: Stage) -> Heal:
     """A notice, and the host is taken away when it has said."""
     name = _host(fault)
-    stage.cluster.drain(name, int(fault.seconds or 30))
-    return lambda: _replace(stage.cluster, name)
+    stage.hosts.drain(name, int(fault.seconds or 30))
+    return lambda: _replace(stage.hosts, name)
 
 
-def _replace(cluster: Cluster, name: str) -> None:
+def _replace(cluster: HostCluster, name: str) -> None:
     cluster.kill(name)
     cluster.add(name)
 
 
 def _cut(fault: Fault, stage: Stage) -> Heal:
-    name = _host(fault)
-    stage.cluster.network.cut(name)
+    name, cluster = _host(fault), stage.hosts
+    cluster.network.cut(name)
 
     def join() -> None:
-        stage.cluster.network.join(name)
+        cluster.network.join(name)
         # A node that was given up for dead ends when it hears of it; its host starts it again.
-        if wait_until(lambda: not stage.cluster.alive(name), seconds=20):
-            stage.cluster.start_ray(name)
+        if wait_until(lambda: not cluster.alive(name), seconds=20):
+            cluster.start_ray(name)
 
     return join
 
 
 def _slow(fault: Fault, stage: Stage) -> Heal:
     name = _host(fault)
-    print("   ", stage.cluster.network.slow(name, fault.delay_ms, fault.mbit), flush=True)
-    return lambda: stage.cluster.network.quicken(name)
+    print("   ", stage.hosts.network.slow(name, fault.delay_ms, fault.mbit), flush=True)
+    return lambda: stage.hosts.network.quicken(name)
 
 
 def _fill(fault: Fault, stage: Stage) -> Heal:
     """Take every byte of the disk."""
-    if stage.disk is None:
-        raise NotHereError("a disk to fill needs the right to mount one")
+    assert stage.disk is not None, "the scenario's checkpoints lie on a small disk"
     ballast = stage.disk / "ballast"
     with ballast.open("wb") as file:
         for size in (1 << 20, 1 << 12):
@@ -181,6 +195,15 @@ def _host(fault: Fault) -> str:
     assert isinstance(fault.which, str)
     return fault.which
 
+
+_ON_HOSTS = {
+    ("kill", "head"),
+    ("sigterm", "node"),
+    ("drain", "node"),
+    ("cut", "node"),
+    ("slow", "link"),
+    ("fill", "disk"),
+}
 
 _DOINGS: dict[tuple[str, str], Callable[[Fault, Stage], Heal | None]] = {
     ("kill", "worker"): _kill_worker,

@@ -10,7 +10,7 @@ import yaml
 from tap_platform.config.load import merge
 from tests.tiny_model import MODEL
 
-STEPS = 40
+STEPS = 28
 EVERY = 4
 """Steps between checkpoints."""
 

@@ -15,7 +15,7 @@ from tap_platform.runs.status import read_status
 from tests.chaos.cluster import Cluster, NotHereError
 from tests.chaos.driver import Supervised
 from tests.chaos.faults import Fault
-from tests.chaos.inflict import Heal, Stage, inflict, spoil_shard
+from tests.chaos.inflict import Heal, Stage, check_possible, inflict, spoil_shard
 from tests.chaos.jobs import write_job
 from tests.chaos.measure import Cost, cost_of, differences, farthest, last_step
 from tests.chaos.processes import wait_until
@@ -70,11 +70,16 @@ class Theatre:
 
     def play(self, scenario: Scenario) -> Outcome:
         """Play a scenario to its end."""
+        try:
+            for fault in scenario.faults:
+                check_possible(fault, self.cluster)
+        except NotHereError as reason:
+            return Outcome(scenario, f"skipped: {reason}", passed=True)
         reference = self.reference(scenario.reference)
         try:
             stage, happened = self._perform(scenario)
-        except NotHereError as reason:
-            return Outcome(scenario, f"skipped: {reason}", passed=True)
+        except (RuntimeError, TimeoutError) as error:
+            return Outcome(scenario, f"FAILED: {error}", passed=False)
         if not stage.driver.succeeded:
             log = stage.driver.process.log
             return Outcome(scenario, f"FAILED: the run did not end well, see {log}", passed=False)
