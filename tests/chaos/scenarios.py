@@ -47,7 +47,7 @@ class Scenario:
 REFERENCES: dict[str, dict[str, Any]] = {
     "plain": {},
     "spoilt": {},
-    "short": {"training": {"max_steps": 20}},
+    "short": {"training": {"max_steps": 16}},
     "long": {
         **NO_DROPOUT,
         # Batch norm looks at a forward pass of all workers: the whole batch, however many they are.
@@ -94,9 +94,8 @@ NOBODY = "nobody has to: training goes on"
 
 SCENARIOS: tuple[Scenario, ...] = (
     _scenario(
-        "three",
-        "kill(worker=1, at_step=6)",
-        "corrupt(checkpoint, at_step=13)",
+        "quick",
+        "corrupt(checkpoint, at_step=10)",
         "kill(node=b, seconds=0)",
         by=RAY,
         reference="short",

@@ -1,4 +1,4 @@
-"""The quick part of the chaos suite: a run that three faults befall, and the suite's own parts."""
+"""The quick part of the chaos suite: a run that loses a checkpoint and a host, and own parts."""
 
 from __future__ import annotations
 

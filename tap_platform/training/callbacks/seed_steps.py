@@ -28,7 +28,10 @@ class SeedSteps(Callback):
         seed = step_seed(self.seed, batch_idx, trainer.global_rank)
         random.seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002  # the generator that others may draw from
-        torch.manual_seed(seed)
+        # Without a GPU `torch.manual_seed` keeps every call, with its stack, for a GPU to come.
+        torch.default_generator.manual_seed(seed)
+        if torch.cuda.is_initialized():
+            torch.cuda.manual_seed_all(seed)
 
 
 def step_seed(seed: int, micro_batch: int, rank: int) -> int:
