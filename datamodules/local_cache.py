@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from pathlib import Path
 
+from datamodules.cache_folder import cache_folder
 from datamodules.storage import Location, atomic_file, read_blocks
 
 _SHA256 = re.compile("[0-9a-f]{64}")
-
-
-def cache_folder() -> Path:
-    """Where this computer keeps copies: `$TAP_CACHE`, or `~/.cache/tap_platform`."""
-    return Path(os.environ.get("TAP_CACHE") or "~/.cache/tap_platform").expanduser()
 
 
 def local_copy(place: Location, sha256: str) -> Path:

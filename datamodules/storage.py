@@ -14,13 +14,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
-from tempfile import gettempdir
 from typing import Any, BinaryIO, TypeAlias
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 from upath import UPath
 
+from datamodules.cache_folder import draft_folder
 from datamodules.remote import call, status_of
 from tap_platform.config.secrets import NO_SECRETS, secret_in, without_secret
 
@@ -176,10 +176,12 @@ def write_bytes(place: Location, data: bytes) -> None:
 def atomic_file(place: Location) -> Iterator[BinaryIO]:
     """A local file to write that lies at `place` when all is well, and nowhere when not.
 
+    A draft of what goes to a URL lies in the cache folder: it is as large as the whole file.
+
     Raises:
         OSError: if it cannot be written.
     """
-    beside = place.parent if isinstance(place, Path) else Path(gettempdir())
+    beside = place.parent if isinstance(place, Path) else draft_folder()
     draft = beside / f".{place.name}.{uuid4().hex[:8]}.part"
     try:
         with draft.open("xb") as file:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tap_platform.runs import checkpoints
-from tap_platform.training.checkpoint_parts import write_files
+from tap_platform.training.checkpoint_parts import part_name, write_files
 from tap_platform.training.slices import Slice, to_tensors
 from tap_platform.training.slices.slice import AVERAGE, BUFFER, WEIGHT
 
@@ -15,7 +15,7 @@ def save_weights(run, step, state, averages=()):
         *(_whole(AVERAGE, name, tensor) for name, tensor in dict(averages).items()),
     ]
     folder = checkpoints.prepare(run.checkpoints, step)
-    write_files(folder, 0, *to_tensors(slices), {})
+    write_files(folder, part_name(0, "saved"), *to_tensors(slices), {})
     checkpoints.commit(folder)
     return folder
 

@@ -52,7 +52,8 @@ class Quarantine:
         max_bad_fraction: share of bad samples, in [0, 1], above which `bad` raises.
         grace: bad samples tolerated before that share is looked at.
         on_bad: called with every bad sample, to record it.
-        left_out: keys of samples that are bad whatever their bytes are: training has shown it.
+        left_out: keys of samples that are bad whatever their bytes are: training has shown it. They
+            are counted and listed, and have no part in that share.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Quarantine:
         """Samples read, good and bad."""
         self.samples: list[BadSample] = []
         """The bad ones."""
+        self._faulty: list[BadSample] = []
         self.dropped_regions = 0
         """Regions of good samples that had to be left out."""
 
@@ -96,20 +98,24 @@ class Quarantine:
 
         Raises:
             TooManyBadSamplesError: if more than `grace` samples, and more than `max_bad_fraction`
-                of all, are bad.
+                of all, are bad; those that training has left out are not among them.
         """
+        faulty = sample.key not in self.left_out
         with self._lock:
             self.seen += 1
             self.samples.append(sample)
-            seen, bad = self.seen, len(self.samples)
+            if faulty:
+                self._faulty.append(sample)
+            bad = len(self._faulty)
+            seen = self.seen - len(self.samples) + bad
         if self._on_bad is not None:
             self._on_bad(sample)
-        if bad > self._grace and bad > self._max_bad_fraction * seen:
+        if faulty and bad > self._grace and bad > self._max_bad_fraction * seen:
             raise TooManyBadSamplesError(self._message(seen, bad))
 
     def _message(self, seen: int, bad: int) -> str:
         listed = "".join(
-            f"\n  {each.shard}: {each.key}: {each.reason}" for each in self.samples[:SHOWN]
+            f"\n  {each.shard}: {each.key}: {each.reason}" for each in self._faulty[:SHOWN]
         )
         return (
             f"{bad} of {seen} samples are bad ({bad / seen:.1%}), more than the"

@@ -149,6 +149,16 @@ class JobConfig(Section):
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:
         check_strategy(self.scale, self.training)
+        elastic = self.scale.least_workers < self.scale.most_workers
+        if (
+            elastic
+            and self.checkpoint.every_steps is None
+            and self.checkpoint.every_minutes is None
+        ):
+            raise ValueError(
+                "scale.workers [least, most] starts anew from the last checkpoint at every resize:"
+                " set checkpoint.every_minutes or checkpoint.every_steps"
+            )
         if self.schedule.warmup_steps >= self.training.max_steps:
             raise ValueError(
                 f"schedule.warmup_steps {self.schedule.warmup_steps} is not below"

@@ -7,13 +7,13 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from datamodules.local_cache import cache_folder
+from datamodules.cache_folder import cache_folder
 from datamodules.storage import Location, read_bytes
 from tap_platform.config.job import JobConfig
 from tap_platform.runs import checkpoints
 from tap_platform.runs.checkpoints import CorruptCheckpointError
 from tap_platform.runs.directory import RunDirectory
-from tap_platform.runs.events import EventLog
+from tap_platform.runs.events import EventLog, read_events
 from tap_platform.runs.files import locked
 
 Skipped = Callable[[Location, str], None]
@@ -25,10 +25,11 @@ def newest_checkpoint(
     events: EventLog,
     agree: Callable[[int | None], int | None] | None = None,
 ) -> Path | None:
-    """The checkpoint that a worker goes on from; None for a run that has none.
+    """The checkpoint that a worker goes on from; None for a run that never had one.
 
-    Every byte is compared with what was committed. What is torn, changed or unreadable is skipped,
-    with an event, for the one before. From a URL it is copied once for all workers of a computer.
+    Every byte is compared with what was committed. What is torn, changed, unreadable or cannot be
+    loaded is skipped, with an event, for the one before. From a URL it is copied once for all
+    workers of a computer.
 
     Args:
         job: The run's job.
@@ -38,7 +39,8 @@ def newest_checkpoint(
             looks, and all go on from the same. None: this process looks for itself.
 
     Raises:
-        OSError: The store is down: to begin anew then would lose the run.
+        OSError: The store is down, or holds none of the checkpoints that the run has written: to
+            begin anew then would lose the run.
         ValueError: There is no room for a copy.
         CorruptCheckpointError: This worker cannot read what the first one has found.
     """
@@ -50,7 +52,9 @@ def newest_checkpoint(
             events.record("checkpoint_skipped", checkpoint=folder.name, reason=why)
 
     if agree is None or events.rank == 0:
-        found = next(_sound_ones(place, _on_this_computer, tell), None)
+        found = next(_sound_ones(place, _loadable, tell), None)
+        if found is None:
+            _check_never_had_one(run, place)
         step = checkpoints.step_of(found) if found else None
         if agree is not None:
             agree(step)
@@ -103,6 +107,24 @@ def _sound_ones(
             yield bring(folder)
         except CorruptCheckpointError as error:
             on_skipped(folder, str(error))
+
+
+def _check_never_had_one(run: RunDirectory, place: Location) -> None:
+    if written := read_events(run.events, "checkpoint"):
+        raise OSError(
+            f"{run.path} has written checkpoints, the last at step {written[-1]['step']}, but no"
+            f" sound one lies in {place}: mount or restore it and resume the run; to begin anew,"
+            " start a new run"
+        )
+
+
+def _loadable(folder: Location) -> Path:
+    """A checkpoint on this computer that is verified, and made of what training loads."""
+    from tap_platform.training.checkpoint_check import check_loads
+
+    found = _on_this_computer(folder)
+    check_loads(found)
+    return found
 
 
 def _on_this_computer(folder: Location) -> Path:

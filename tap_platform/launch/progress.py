@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from types import TracebackType
 from typing import Any, Self
@@ -21,8 +22,10 @@ from rich.progress import (
 from tap_platform.report.story import illness_told
 from tap_platform.runs.directory import RunDirectory
 from tap_platform.runs.files import read_records
-from tap_platform.runs.metrics import MetricsRecord, read_metrics
+from tap_platform.runs.metrics import MetricsReader, MetricsRecord, joined
 from tap_platform.runs.status import update_status
+
+_LOG = logging.getLogger(__name__)
 
 LOOK_EVERY_SECONDS = 0.5
 PLAIN_LINES = 10
@@ -32,7 +35,8 @@ class RunProgress:
     """Follow a run's metrics in a thread: a bar on a terminal, ten plain lines elsewhere.
 
     It also tells of checkpoints that were skipped or gone on from, of workers taken away and of bad
-    samples, and keeps the step in the run's status.
+    samples, and keeps the step in the run's status. Where the run directory cannot be read or
+    written, as on a disk that is full, it says so once and goes on.
     """
 
     def __init__(self, run: RunDirectory, max_steps: int, console: Console | None = None) -> None:
@@ -56,7 +60,9 @@ class RunProgress:
         self._thread = threading.Thread(target=self._follow, name="progress", daemon=True)
         self._shown = 0
         self._printed = 0
-        self._size = 0
+        self._metrics = MetricsReader(run.metrics)
+        self._newest: MetricsRecord | None = None
+        self._fails = False
         self._events_read = run.events.stat().st_size if run.events.exists() else 0
         self._bad_samples: set[tuple[str, str]] = set()
 
@@ -84,11 +90,22 @@ class RunProgress:
             self._look()
 
     def _look(self) -> None:
-        """Show what is new in the run's files."""
+        """Show what is new in the run's files, as far as the disk allows."""
+        try:
+            self._show_events()
+            self._show_newest()
+        except OSError as error:
+            if not self._fails:
+                _LOG.warning("the progress of %s is not kept: %s", self.run.path, error)
+            self._fails = True
+        else:
+            self._fails = False
+
+    def _show_events(self) -> None:
+        """Tell of the events since the last look."""
         records, self._events_read = read_records(self.run.events, self._events_read)
         for event in records:
             self._tell(event)
-        self._show_newest()
 
     def _tell(self, event: dict[str, Any]) -> None:
         """Say what a person should know of before the end."""
@@ -111,22 +128,28 @@ class RunProgress:
             self.console.print(f"[yellow]{escape(told)}[/]", soft_wrap=True)
 
     def _show_newest(self) -> None:
-        """Show the newest record, if the file has grown."""
-        if not self.run.metrics.exists() or self.run.metrics.stat().st_size == self._size:
+        """Show the record of the furthest step, if there is a new one."""
+        for record in self._metrics.read_on():
+            if record.kind == "train":
+                self._newest = _furthest(self._newest, record)
+        newest = self._newest
+        if newest is None or newest.step == self._shown:
             return
-        self._size = self.run.metrics.stat().st_size
-        records = [r for r in read_metrics(self.run.metrics) if r.kind == "train"]
-        if not records or records[-1].step == self._shown:
-            return
-        newest = records[-1]
         self._shown = newest.step
         numbers = summary(newest)
         self._bar.update(self._task, description="training", completed=newest.step, numbers=numbers)
-        update_status(self.run.status, step=newest.step)
         tenth = newest.step * PLAIN_LINES // self.max_steps
         if not self.console.is_terminal and tenth > self._printed:
             self._printed = tenth
             self.console.print(f"step {newest.step}/{self.max_steps}  {numbers}")
+        update_status(self.run.status, step=newest.step)
+
+
+def _furthest(newest: MetricsRecord | None, record: MetricsRecord) -> MetricsRecord:
+    """The record of the later step; of one step, what both tell."""
+    if newest is None or record.step > newest.step:
+        return record
+    return joined(newest, record) if record.step == newest.step else newest
 
 
 def summary(record: MetricsRecord) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from tap_platform.launch.newest_checkpoint import newest_checkpoint
 from tap_platform.runs.directory import RunDirectory
 from tap_platform.runs.events import EventLog, read_events
 from tap_platform.runs.status import update_status
+from tap_platform.training.termination import Termination
 
 if TYPE_CHECKING:
     from datamodules.stream.sample_stream import EvaluationStream, TrainingStream
@@ -32,9 +34,17 @@ class Place:
 def run_worker(config: dict[str, Any]) -> None:
     """Read ahead in a thread while Lightning is imported, then train.
 
+    SIGTERM is a preemption from here on, also while there is no trainer yet, or none any more.
+
     Args:
         config: `job` (resolved JSON), `run` (path of the run directory) and `attempt`.
     """
+    with closing(Termination()) as termination:
+        _train_all(config, termination)
+
+
+def _train_all(config: dict[str, Any], termination: Termination) -> None:
+    """All lives of this worker's trainer."""
     import ray.train
     from ray.train.collective import broadcast_from_rank_zero
 
@@ -45,16 +55,26 @@ def run_worker(config: dict[str, Any]) -> None:
     _write_output_to(run.log(config["attempt"], rank))
     print(f"worker {rank} of {world_size} on {socket.gethostname()}, process {os.getpid()}")
     events = EventLog(run.events, attempt=config["attempt"], rank=rank)
+
+    def train(checkpoint: Path | None) -> None:
+        place = Place(rank, world_size, _step(checkpoint))
+        _train(job, run, events, place, checkpoint, termination)
+
     train_with_returns(
         job.health,
         events,
         newest=lambda: newest_checkpoint(job, run, events, agree=broadcast_from_rank_zero),
-        train=lambda found: _train(job, run, events, Place(rank, world_size, _step(found)), found),
+        train=train,
     )
 
 
 def _train(
-    job: JobConfig, run: RunDirectory, events: EventLog, place: Place, checkpoint: Path | None
+    job: JobConfig,
+    run: RunDirectory,
+    events: EventLog,
+    place: Place,
+    checkpoint: Path | None,
+    termination: Termination,
 ) -> None:
     """One life of data stream, model and trainer, from a checkpoint on."""
     from datamodules.stream.prefetch import Prefetch
@@ -74,7 +94,7 @@ def _train(
         )
         if place.rank == 0:
             tell_start(run, events, place.world_size, checkpoint)
-        train_worker(job, run, events, datamodule, checkpoint)
+        train_worker(job, run, events, datamodule, checkpoint, termination)
     finally:
         training.close()
 

@@ -7,6 +7,7 @@ its SHA-256.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import re
 import shutil
@@ -35,6 +36,19 @@ COMMITTED = "COMMITTED"
 LONGEST_MANIFEST = 16 << 20
 """Bytes; some 100,000 files."""
 FETCHED_AT_ONCE = 8
+OUTAGES = frozenset(
+    {
+        errno.ESTALE,
+        errno.EIO,
+        errno.ETIMEDOUT,
+        errno.ENOTCONN,
+        errno.EHOSTDOWN,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+    }
+)
+"""Errors of a mounted store or of this computer, which say nothing about a file."""
 _STEP_FOLDER = re.compile(r"step-(0|[1-9]\d{0,14})")
 
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,199}$")]
@@ -199,6 +213,8 @@ def _unreadable_is_corrupt(folder: Location) -> Iterator[None]:
         raise CorruptCheckpointError(f"{error.filename} is missing") from error
     except OSError as error:
         if not isinstance(folder, Path) and not isinstance(error, PermissionError):
+            raise
+        if error.errno in OUTAGES:
             raise
         raise CorruptCheckpointError(
             f"{error.filename or folder} cannot be read: {reason(error)}"

@@ -7,6 +7,7 @@ perhaps, is taken for a part of this one.
 
 from __future__ import annotations
 
+import hashlib
 import time
 
 from pydantic import BaseModel, ValidationError
@@ -29,6 +30,15 @@ class Receipt(BaseModel):
     """Why it could not, if so."""
 
 
+def tag_of(write: str) -> str:
+    """What stands for a write in names of files, so that none overwrites what another has written.
+
+    Returns:
+        Eight hexadecimal digits.
+    """
+    return hashlib.sha256(write.encode()).hexdigest()[:8]
+
+
 class PartMissingError(Exception):
     """A checkpoint cannot be committed, for a worker has not written its part."""
 
@@ -40,7 +50,7 @@ def put_receipt(folder: Location, rank: int, receipt: Receipt) -> None:
         OSError: It cannot be written.
     """
     make_folder(folder)
-    write_bytes(folder / _name(rank), receipt.model_dump_json().encode())
+    write_bytes(folder / _name(rank, receipt.write), receipt.model_dump_json().encode())
 
 
 def wait_for_receipts(
@@ -81,7 +91,8 @@ def _receipts(folder: Location, write: str, ranks: set[int]) -> dict[int, Receip
     there = {place.name: place for place in list_files(folder, "receipt-*.json")}
     found = {}
     for rank in sorted(ranks):
-        if _name(rank) in there and (receipt := _read(there[_name(rank)])):
+        place = there.get(_name(rank, write))
+        if place is not None and (receipt := _read(place)):
             found[rank] = receipt
     return {rank: receipt for rank, receipt in found.items() if receipt.write == write}
 
@@ -93,5 +104,5 @@ def _read(place: Location) -> Receipt | None:
         return None
 
 
-def _name(rank: int) -> str:
-    return f"receipt-{rank:05}.json"
+def _name(rank: int, write: str) -> str:
+    return f"receipt-{rank:05}-{tag_of(write)}.json"

@@ -139,8 +139,13 @@ def prune(
     keep_every: int | None = None,
     keep_best: int = 0,
     scores: Mapping[int, float] | None = None,
+    newest: int | None = None,
+    abandoned: Callable[[int], bool] = lambda step: False,
 ) -> None:
     """Delete the committed checkpoints that need not stay, and uncommitted ones older than these.
+
+    A run that goes back behind a corrupt checkpoint abandons it, and all after it: they are later
+    than what it writes next, and must not count as newer.
 
     A run loads the checkpoint that it goes on from before its first step, so the first commit that
     could delete it comes after that.
@@ -153,12 +158,16 @@ def prune(
         keep_best: As many of those with the highest scores stay.
         scores: Steps and their scores, the higher the better. A checkpoint has the score of the
             last of these steps that is not after its own.
+        newest: The step just written. What is later does not count, and stays; by default nothing.
+        abandoned: Tells the steps that the run has gone back behind. They never count, and go when
+            a later one is written.
 
     Raises:
         OSError: One cannot be deleted.
     """
     assert keep_last >= 1
-    steps = [step_of(folder) for folder in committed(place)]
+    there = [step_of(folder) for folder in committed(place)]
+    steps = [step for step in there if not abandoned(step) and (newest is None or step <= newest)]
     if not steps:
         return
     kept = set(steps[-keep_last:]) | set(_best(steps, scores or {})[:keep_best])
@@ -169,13 +178,15 @@ def prune(
 
 
 def sweep(place: Location, writing: int) -> None:
-    """Delete what was never committed, but for the step that is being written.
+    """Delete what was never committed before the step that is being written.
+
+    What is later may be another worker's, which is ahead.
 
     Raises:
         OSError: One cannot be deleted.
     """
     for folder in _step_folders(place):
-        if step_of(folder) != writing and not is_committed(folder):
+        if step_of(folder) < writing and not is_committed(folder):
             remove_tree(folder)
 
 

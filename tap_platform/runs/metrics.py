@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, SupportsFloat
 
-from tap_platform.runs.files import all_records, utc_now
+from tap_platform.runs.files import read_records, utc_now
 from tap_platform.runs.patient_records import append_patiently
 
 
@@ -58,6 +58,29 @@ class MetricsWriter:
         append_patiently(self.path, {**stamp, "values": numbers})
 
 
+class MetricsReader:
+    """Reads a file that grows, each record once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._offset = 0
+
+    def read_on(self) -> Iterator[MetricsRecord]:
+        """The records since the last call, in the order written; torn lines are passed over."""
+        start = -1
+        while start != self._offset:
+            start = self._offset
+            lines, self._offset = read_records(self.path, start)
+            yield from parse_metrics(lines)
+
+
+def joined(earlier: MetricsRecord | None, later: MetricsRecord) -> MetricsRecord:
+    """What two records of a step and kind tell: one attempt's are joined, the last attempt wins."""
+    if earlier is None or earlier.attempt != later.attempt:
+        return later
+    return replace(later, values={**earlier.values, **later.values})
+
+
 def read_metrics(path: Path) -> list[MetricsRecord]:
     """The measures by step, one record for a step and kind; torn lines are passed over.
 
@@ -65,10 +88,9 @@ def read_metrics(path: Path) -> list[MetricsRecord]:
     a name wins. A resumed run measures again the steps since its checkpoint: the last attempt wins.
     """
     latest: dict[tuple[int, str], MetricsRecord] = {}
-    for record in parse_metrics(all_records(path)):
-        before = latest.get((record.step, record.kind))
-        earlier = before.values if before and before.attempt == record.attempt else {}
-        latest[record.step, record.kind] = replace(record, values={**earlier, **record.values})
+    for record in MetricsReader(path).read_on():
+        key = record.step, record.kind
+        latest[key] = joined(latest.get(key), record)
     return sorted(latest.values(), key=lambda record: record.step)
 
 

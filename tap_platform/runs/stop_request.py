@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from tap_platform.runs.directory import RunDirectory
 
+_TRAIN_ON = b"train on\n"
+
 
 class StopRequest:
-    """The file `stop`, which says why the workers are to write a checkpoint and end.
+    """The file `stop`: when it says anything but `train on`, the workers are to end.
 
-    It is there, empty, from the beginning of an attempt, and it is written in place: to open a file
-    that exists, a network file system asks its server, but it remembers for a minute that a name
-    was missing, or which file a name stood for.
+    It is there from the beginning of an attempt, and it is written in place: to open a file that
+    exists, a network file system asks its server, but it remembers for a minute that a name was
+    missing, or which file a name stood for. An empty file asks to stop, since a file can be emptied
+    on a disk that is full.
     """
 
     def __init__(self, run: RunDirectory) -> None:
@@ -20,19 +24,21 @@ class StopRequest:
 
     def clear(self) -> None:
         """Ask for nothing."""
-        self.path.write_text("")
+        self.path.write_bytes(_TRAIN_ON)
 
     def ask(self, why: str) -> None:
-        """Ask the workers to end.
+        """Ask the workers to write a checkpoint and end.
 
         Args:
-            why: a few words, such as `SIGTERM`.
+            why: a few words for people, such as `SIGTERM`; left out where there is no room.
         """
-        self.path.write_text(why)
+        self.path.write_bytes(b"")
+        with suppress(OSError):
+            self.path.write_text(why)
 
     def asked(self) -> bool:
-        """Whether the workers are to end; they are not where no driver has made the file."""
+        """Whether the workers are to end; they are not where the file is missing or unreadable."""
         try:
-            return bool(self.path.read_bytes())
-        except FileNotFoundError:
+            return self.path.read_bytes() != _TRAIN_ON
+        except OSError:
             return False

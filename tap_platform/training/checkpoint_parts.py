@@ -14,19 +14,20 @@ from torch import Tensor
 
 from datamodules.storage import Location, atomic_file, make_folder
 from tap_platform.runs.checkpoint_manifest import FileEntry
+from tap_platform.runs.checkpoint_receipts import tag_of
 from tap_platform.runs.files import flush_to_disk
 
 _SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
-def part_name(rank: int) -> str:
-    """The name of one worker's tensors."""
-    return f"part-{rank:05}.safetensors"
+def part_name(rank: int, write: str) -> str:
+    """The name of one worker's tensors, of one write alone: a late writer overwrites no other."""
+    return f"part-{rank:05}-{tag_of(write)}.safetensors"
 
 
 def write_files(
     folder: Location,
-    rank: int,
+    part: str,
     tensors: Mapping[str, Tensor],
     metadata: Mapping[str, str],
     documents: Mapping[str, bytes],
@@ -35,7 +36,7 @@ def write_files(
 
     Args:
         folder: The checkpoint, which need not exist.
-        rank: Of the worker.
+        part: Name of the tensors' file.
         tensors: In host memory.
         metadata: Kept in the head of the tensors' file.
         documents: Bytes of further files, by name.
@@ -48,7 +49,7 @@ def write_files(
     """
     make_folder(folder)
     entries: dict[str, FileEntry] = {}
-    with _written(folder / part_name(rank), entries) as draft, _plain_errors():
+    with _written(folder / part, entries) as draft, _plain_errors():
         save_file(dict(tensors), draft, dict(metadata))
     for name, text in documents.items():
         with _written(folder / name, entries) as draft:

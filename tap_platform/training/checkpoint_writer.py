@@ -3,6 +3,9 @@
 The thread of each worker writes the worker's part, and then a receipt. That of the first worker
 waits for all receipts and commits. No thread takes part in a collective: a worker that dies leaves
 a folder without `COMMITTED`, which does not exist.
+
+Of two starts of one run only the later one writes: its first worker leaves its name in the place,
+and that of the earlier, which may only have been cut off, finds it there.
 """
 
 from __future__ import annotations
@@ -10,8 +13,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from threading import Thread
 from typing import Any, TypeVar
@@ -20,7 +23,7 @@ from uuid import uuid4
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 from torch import Tensor
 
-from datamodules.storage import Location, reason
+from datamodules.storage import Location, make_folder, read_bytes, reason, write_bytes
 from tap_platform.config.checkpoint import CheckpointConfig
 from tap_platform.runs import checkpoints
 from tap_platform.runs.checkpoint_manifest import FileEntry
@@ -30,25 +33,35 @@ from tap_platform.runs.checkpoint_receipts import (
     put_receipt,
     wait_for_receipts,
 )
-from tap_platform.runs.checkpoint_scores import scores_of
+from tap_platform.runs.checkpoint_scores import Scores
 from tap_platform.runs.events import EventLog, read_events
 from tap_platform.runs.metrics import MetricsWriter
-from tap_platform.training.checkpoint_parts import write_files
+from tap_platform.training.checkpoint_parts import part_name, write_files
 from tap_platform.training.staging import HostBuffers
 
 T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 600.0
-"""How long the first worker waits for the parts of others once its own is written."""
+"""How long the first worker waits for each try of others once its own part is written."""
+URGENT_TRIES = 3
+"""How often a file of a checkpoint is written for which there will be no other time."""
 LAST_TRIES = 5
 """How often a file of the last checkpoint is written before the run fails."""
 FIRST_PAUSE_SECONDS = 5.0
 """Between the first two of them; each one after is twice as long."""
 
 
+WRITER = ".writer"
+"""File beside the checkpoints that names the workers whose they are."""
+
+
 class CheckpointFailedError(Exception):
     """The last checkpoint cannot be written."""
+
+
+class OvertakenError(Exception):
+    """Workers of a later start of the run write its checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -99,19 +112,43 @@ class CheckpointWriter:
         self.config = config
         self.group = uuid4().hex
         """Name of these workers. All must have the same before they save: the first one's."""
+        self.start_step: int | None = None
+        """The step that the run goes on from: what is later and not of these workers is abandoned.
+        """
+        self.tries = 1
+        """How often a file of the next checkpoint is written; more if it is the last one."""
         self.paused_since: float | None = None
         """When training stopped for the next save, by `time.monotonic`; None: when it is called."""
         self.committed_step: int | None = None
         """The last step that this writer has committed, in the first worker."""
+        self._scores = Scores(metrics.path, config.best_metric, config.best_is)
         self._buffers = HostBuffers()
         self._thread: Thread | None = None
         self._saves = 0
+        self._has_place = False
+        self._own_steps: set[int] = set()
         self._failures = len(read_events(events.path, "checkpoint_failed")) if rank == 0 else 0
 
     @property
     def busy(self) -> bool:
         """Whether a checkpoint is still being written."""
         return self._thread is not None and self._thread.is_alive()
+
+    def begin(self, group: str, step: int) -> None:
+        """Take the place from earlier starts of the run; every worker calls this before a save.
+
+        A store that is down is asked again at the first save.
+
+        Args:
+            group: Name of these workers, the same in all.
+            step: The one that they go on from.
+        """
+        self.group, self.start_step = group, step
+        self._has_place = False
+        self._own_steps.clear()
+        if self.rank == 0:
+            with _only_warned("the checkpoints' place is not taken yet"):
+                self._take_place()
 
     def save(
         self,
@@ -139,6 +176,7 @@ class CheckpointWriter:
         began, self.paused_since = self.paused_since or time.monotonic(), None
         self.wait()
         self._saves += 1
+        tries, self.tries = LAST_TRIES if last else self.tries, 1
         in_background = self.config.background and not last
         texts = {name: json.dumps(value).encode() for name, value in documents.items()}
         write = _Write(
@@ -149,7 +187,7 @@ class CheckpointWriter:
             metadata=metadata,
             documents=texts if self.rank == 0 else {},
             began=began,
-            tries=LAST_TRIES if last else 1,
+            tries=tries,
             stall=time.monotonic() - began if in_background else None,
         )
         if in_background:
@@ -187,37 +225,69 @@ class CheckpointWriter:
 
     def _write_and_commit(self, write: _Write) -> None:
         """What the first worker does."""
+        _tried(write, self._take_place)
         _tried(write, lambda: checkpoints.sweep(self.place, writing=write.step))
         files = self._write_files(write)
         others = range(1, self.world_size)
-        files |= wait_for_receipts(write.folder, write.name, others, PATIENCE_SECONDS)
+        patience = PATIENCE_SECONDS * write.tries
+        files |= wait_for_receipts(write.folder, write.name, others, patience)
+        _tried(write, self._take_place)
         _tried(write, lambda: checkpoints.commit(write.folder, files, self.world_size))
         self.committed_step = write.step
+        self._own_steps.add(write.step)
         seconds = time.monotonic() - write.began
-        self.events.record(
-            "checkpoint",
-            step=write.step,
-            stall_seconds=round(seconds if write.stall is None else write.stall, 3),
-            seconds=round(seconds, 3),
-            bytes=sum(entry.size for entry in files.values()),
-        )
-        self._prune()
+        with _only_warned(f"the checkpoint of step {write.step} exists, but is not told"):
+            self.events.record(
+                "checkpoint",
+                step=write.step,
+                stall_seconds=round(seconds if write.stall is None else write.stall, 3),
+                seconds=round(seconds, 3),
+                bytes=sum(entry.size for entry in files.values()),
+            )
+        self._prune(write.step)
+
+    def _take_place(self) -> None:
+        """Make sure that the place is of these workers; the first time, make it theirs."""
+        own, holder = self.group.encode(), None
+        with suppress(FileNotFoundError):
+            holder = read_bytes(self.place / WRITER) if self._has_place else None
+        if holder is None:
+            make_folder(self.place)
+            write_bytes(self.place / WRITER, own)
+            self._has_place = True
+        elif holder != own:
+            raise OvertakenError("a later start of the run writes its checkpoints now")
+
+    def _is_abandoned(self, step: int) -> bool:
+        own = self._own_steps
+        return self.start_step is not None and step > self.start_step and step not in own
 
     def _write_files(self, write: _Write) -> dict[str, FileEntry]:
         return _tried(
             write,
             lambda: write_files(
-                write.folder, self.rank, write.tensors, write.metadata, write.documents
+                write.folder,
+                part_name(self.rank, write.name),
+                write.tensors,
+                write.metadata,
+                write.documents,
             ),
         )
 
-    def _prune(self) -> None:
+    def _prune(self, newest: int) -> None:
         """Delete what need not stay; what cannot be deleted does no harm but for its size."""
-        keep, scores = self.config, {}
+        keep = self.config
         try:
-            if keep.keep_best:
-                scores = scores_of(self.metrics.path, keep.best_metric, keep.best_is)
-            checkpoints.prune(self.place, keep.keep_last, keep.keep_every, keep.keep_best, scores)
+            scores = self._scores.newest() if keep.keep_best else {}
+            checkpoints.prune(
+                self.place,
+                keep.keep_last,
+                keep.keep_every,
+                keep.keep_best,
+                scores,
+                newest=newest,
+                abandoned=self._is_abandoned,
+            )
         except Exception as error:  # the checkpoint exists, whatever became of others
             _LOG.warning("old checkpoints in %s stay: %s", self.place, _why(error))
 
@@ -229,10 +299,11 @@ class CheckpointWriter:
                 failed = Receipt(write=write.name, failure=why)
                 put_receipt(write.folder, self.rank, failed)
                 return
-        self.events.record("checkpoint_failed", step=write.step, place=self.place, reason=why)
-        if self.rank == 0:
-            self._failures += 1
-            self.metrics.write(write.step, {"failed": self._failures}, kind="checkpoint")
+        with _only_warned("this is not told"):
+            self.events.record("checkpoint_failed", step=write.step, place=self.place, reason=why)
+            if self.rank == 0:
+                self._failures += 1
+                self.metrics.write(write.step, {"failed": self._failures}, kind="checkpoint")
 
 
 def _explain(write: _Write, why: str) -> str:
@@ -245,11 +316,20 @@ def _explain(write: _Write, why: str) -> str:
 
 def _why(error: Exception) -> str:
     """An error in words, which are never empty."""
-    if isinstance(error, PartMissingError):
+    if isinstance(error, PartMissingError | OvertakenError):
         return str(error)
     if isinstance(error, OSError):
         return reason(error) or type(error).__name__
     return f"{type(error).__name__}: {error}"
+
+
+@contextmanager
+def _only_warned(what: str) -> Iterator[None]:
+    """Let what is written beside a checkpoint not decide about the checkpoint."""
+    try:
+        yield
+    except OSError as error:
+        _LOG.warning("%s: %s", what, _why(error))
 
 
 def _tried(write: _Write, action: Callable[[], T]) -> T:

@@ -36,6 +36,7 @@ from tap_platform.training.checkpoint_writer import CheckpointWriter
 from tap_platform.training.compilation import compile_blocks
 from tap_platform.training.run_logger import RunLogger
 from tap_platform.training.strategies import build_strategy, precision_of
+from tap_platform.training.termination import Termination
 from tap_platform.training.weights import keeps_trained_only
 
 
@@ -45,6 +46,7 @@ def train_worker(
     events: EventLog,
     datamodule: RegionDataModule,
     checkpoint: Path | None,
+    termination: Termination,
 ) -> None:
     """Train until `training.max_steps`.
 
@@ -54,6 +56,7 @@ def train_worker(
         events: this worker's event log.
         datamodule: this worker's batches, from the checkpoint's step on.
         checkpoint: the checkpoint folder that the run goes on from, if any.
+        termination: tells whether this worker was sent SIGTERM.
     """
     _quieten()
     seed_everything(job.seed, verbose=False)
@@ -63,7 +66,7 @@ def train_worker(
     recipe = starting_recipe(job, run, vocabulary, checkpoint)
     if job.training.compile:
         compile_blocks(recipe.model)
-    trainer = build_trainer(job, run, events)
+    trainer = build_trainer(job, run, events, termination)
     trainer.fit(
         recipe,
         datamodule=datamodule,
@@ -94,7 +97,9 @@ def starting_recipe(
     return recipe
 
 
-def build_trainer(job: JobConfig, run: RunDirectory, events: EventLog) -> Trainer:
+def build_trainer(
+    job: JobConfig, run: RunDirectory, events: EventLog, termination: Termination
+) -> Trainer:
     """Lightning's trainer with the job's strategy, precision and callbacks."""
     training = job.training
     every = job.evaluation.every_steps
@@ -116,7 +121,7 @@ def build_trainer(job: JobConfig, run: RunDirectory, events: EventLog) -> Traine
         WatchLoss(job.health, events),
         CountSamples(training.log_every),
         WriteCheckpoints(job.checkpoint, writer, training.max_steps),
-        StopOnRequest(run, events, training.max_steps),
+        StopOnRequest(run, events, training.max_steps, termination),
         # The last one: what the others do at the end of a step is no wait for data.
         StepClock(training.global_batch, training.log_every),
         Watchdog(job.health, events),

@@ -27,8 +27,9 @@ class Supervised:
 
     @property
     def run(self) -> RunDirectory | None:
-        """The run, as soon as it has a directory."""
-        of_job = [run for run in RunDirectory.all(self.storage) if run.name.startswith(self.name)]
+        """The run, as soon as its directory tells what it is."""
+        runs = [run for run in RunDirectory.all(self.storage) if run.config.is_file()]
+        of_job = [run for run in runs if run.name.startswith(self.name)]
         return max(of_job, key=lambda run: run.name, default=None)
 
     def send(self, number: signal.Signals) -> None:

@@ -39,7 +39,7 @@ class Fault:
     which: str | int | None
     """The rank of a worker, the name of a host; None for what there is one of."""
     at_step: int | None
-    """The recorded step that it waits for; None: as soon as the run has a directory."""
+    """The recorded step that it waits for; None: as soon as there is a run."""
     seconds: float | None
     """How long it lasts; None: for ever, or `until_step`."""
     until_step: int | None = None

@@ -78,7 +78,7 @@ class Theatre:
         reference = self.reference(scenario.reference)
         try:
             stage, happened = self._perform(scenario)
-        except (RuntimeError, TimeoutError) as error:
+        except (RuntimeError, OSError) as error:
             return Outcome(scenario, f"FAILED: {error}", passed=False)
         if not stage.driver.succeeded:
             log = stage.driver.process.log

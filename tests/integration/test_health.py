@@ -58,7 +58,6 @@ def bad_steps(make_job):
             name,
             **{
                 "model": NO_DROPOUT,
-                "data": {"max_bad_fraction": 1.0},
                 "scale": {"workers": 2, "strategy": strategy},
                 "checkpoint": {"every_steps": 4, "keep_last": 9},
                 **changes,

@@ -1,6 +1,7 @@
 """A data set of few samples and trainings of few steps, all in this process, for unit tests."""
 
 import dataclasses
+from contextlib import closing
 
 import numpy as np
 from data_samples import box_mask, region, sample
@@ -19,6 +20,7 @@ from tap_platform.runs.events import EventLog
 from tap_platform.runs.metrics import read_metrics
 from tap_platform.training import worker
 from tap_platform.training.sliced_checkpoints import SlicedCheckpoints
+from tap_platform.training.termination import Termination
 
 NO_DROPOUT = {"drop_path": 0.0, "decoder_dropout": 0.0}
 NAMES = ("cat", "dog", "bird")
@@ -99,5 +101,7 @@ class OneWorker(SlicedCheckpoints, SingleDeviceStrategy):
 def train_here(job, run, monkeypatch, checkpoint=None, start_step=0):
     """The worker's own loop, without Ray Train's process group around it."""
     monkeypatch.setattr(worker, "build_strategy", lambda job, writer: OneWorker(writer))
-    worker.train_worker(job, run, events_of(run), datamodule(job, run, start_step), checkpoint)
+    data = datamodule(job, run, start_step)
+    with closing(Termination()) as termination:
+        worker.train_worker(job, run, events_of(run), data, checkpoint, termination)
     return {r.step: r.values for r in read_metrics(run.metrics) if r.kind == "train"}

@@ -59,6 +59,11 @@ def steps(writer):
     return [checkpoints.step_of(folder) for folder in checkpoints.committed(writer.place)]
 
 
+def part_of(folder, rank=0):
+    (path,) = folder.glob(f"part-0000{rank}-*.safetensors")
+    return path
+
+
 def events_of(writer, kind=None):
     return read_events(writer.events.path, kind)
 
@@ -83,7 +88,7 @@ def test_a_checkpoint_comes_back_as_it_was_saved(make_writer):
     writer.wait()
     folder = writer.place / "step-3"
     checkpoints.verify(folder)
-    read = load_file(folder / "part-00000.safetensors")
+    read = load_file(part_of(folder))
     assert read.keys() == tensors().keys()
     assert all(torch.equal(read[name], tensor) for name, tensor in tensors().items())
     assert json.loads((folder / "training.json").read_text()) == DOCUMENTS["training.json"]
@@ -104,7 +109,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(make_writer, gate):
     writer.wait()
     assert not writer.busy
     assert (writer.committed_step, steps(writer)) == (1, [1])
-    read = load_file(writer.place / "step-1/part-00000.safetensors")
+    read = load_file(part_of(writer.place / "step-1"))
     assert torch.equal(read["weight/a@0"], torch.ones(1000))
 
 
@@ -116,10 +121,10 @@ def test_the_memory_is_taken_once(make_writer):
     save(writer, 2, value=2.0)
     writer.wait()
     assert first == {name: tensor.data_ptr() for name, tensor in writer._buffers._buffers.items()}
-    read = load_file(writer.place / "step-2/part-00000.safetensors")
+    read = load_file(part_of(writer.place / "step-2"))
     assert torch.equal(read["weight/a@0"], torch.full((1000,), 2.0))
     writer.save(3, {"weight/a@0": torch.zeros(7)}, {}, {}, last=True)
-    assert load_file(writer.place / "step-3/part-00000.safetensors")["weight/a@0"].shape == (7,)
+    assert load_file(part_of(writer.place / "step-3"))["weight/a@0"].shape == (7,)
 
 
 @pytest.mark.parametrize(("background", "last"), [(False, False), (True, True)])
@@ -161,7 +166,7 @@ def test_all_workers_write_their_part_and_the_first_commits(make_writer):
     save(writers[0], 4, value=0)
     writers[0].wait()
     manifest = checkpoints.read_manifest(writers[0].place / "step-4")
-    parts = [f"part-0000{rank}.safetensors" for rank in range(3)]
+    parts = [part_of(writers[0].place / "step-4", rank).name for rank in range(3)]
     assert sorted(manifest.files) == [*parts, "training.json"]
     assert manifest.world_size == 3
     folder = writers[0].place / "step-4"
@@ -199,10 +204,8 @@ def test_what_other_workers_left_of_an_attempt_is_no_part_of_the_next(make_write
     save(second, 4, value=2.0)
     first.wait()
     manifest = checkpoints.read_manifest(first.place / "step-4")
-    assert [name for name in manifest.files if name.startswith("part")] == [
-        "part-00000.safetensors",
-        "part-00001.safetensors",
-    ]
+    parts = [name for name in manifest.files if name.startswith("part")]
+    assert [name[:10] for name in parts] == ["part-00000", "part-00001"]
     assert len(list((first.place / "step-4").glob("part-*"))) == 2
     checkpoints.verify(first.place / "step-4")
 
@@ -218,7 +221,7 @@ def test_a_worker_that_died_is_given_up(make_writer, monkeypatch):
     assert event["reason"] == "no word of worker 1 within 0.1 s"
 
 
-def full(*args):
+def full(*args, **named):
     raise OSError(28, "No space left on device", "/somewhere")
 
 
@@ -286,7 +289,7 @@ def test_a_fault_of_any_other_kind_is_a_failure_too(make_writer, monkeypatch):
 
     writer = make_writer()
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint_writer, "scores_of", broken)
+        patch.setattr(checkpoint_writer.Scores, "newest", broken)
         patch.setattr(checkpoints, "prune", broken)
         save(writer, 1)
         writer.wait()
@@ -331,6 +334,103 @@ def test_old_ones_that_cannot_be_deleted_spoil_nothing(make_writer, monkeypatch)
     save(writer, 1, last=True)
     assert steps(writer) == [1]
     assert not events_of(writer, "checkpoint_failed")
+
+
+def test_a_run_that_went_back_keeps_what_it_writes_and_loses_what_it_abandoned(make_writer):
+    earlier = make_writer(keep_last=2)
+    for step in (10, 20, 30):
+        save(earlier, step, last=True)
+    writer = make_writer(keep_last=1)
+    writer.begin("after it", 10)
+    save(writer, 15, last=True)
+    assert steps(writer) == [15, 20, 30]
+    checkpoints.verify(writer.place / "step-15")
+    save(writer, 25, last=True)
+    assert steps(writer) == [25, 30]
+
+
+def test_what_was_abandoned_takes_no_place_of_what_stays(make_writer):
+    earlier = make_writer(keep_last=2)
+    for step in (10, 20):
+        save(earlier, step, last=True)
+    writer = make_writer(keep_last=2)
+    writer.begin("after it", 10)
+    save(writer, 25, last=True)
+    assert steps(writer) == [10, 25]
+
+
+def test_what_an_earlier_start_is_late_with_changes_nothing(make_writer):
+    earlier, late = make_writer(0, 2), make_writer(1, 2)
+    for writer in (earlier, late):
+        writer.begin("before", 0)
+    now = [make_writer(rank, 2) for rank in range(2)]
+    for writer in now[::-1]:
+        writer.begin("now", 0)
+        save(writer, 4, value=1.0)
+        writer.wait()
+    before = (now[0].place / "step-4/COMMITTED").read_bytes()
+    save(late, 4, value=2.0)
+    late.wait()
+    save(earlier, 4, value=2.0)
+    earlier.wait()
+    (event,) = events_of(earlier, "checkpoint_failed")
+    assert event["reason"] == "a later start of the run writes its checkpoints now"
+    assert (now[0].place / "step-4/COMMITTED").read_bytes() == before
+    checkpoints.verify(now[0].place / "step-4")
+    assert len(list((now[0].place / "step-4").glob("part-00001-*"))) == 2
+
+
+def test_a_late_receipt_hides_none_of_the_write_under_way(make_writer):
+    first, second, late = make_writer(0, 2), make_writer(1, 2), make_writer(1, 2)
+    late.group = "before"
+    for writer in (second, late):
+        save(writer, 4)
+        writer.wait()
+    save(first, 4)
+    first.wait()
+    assert steps(first) == [4]
+
+
+def test_a_place_that_cannot_be_taken_at_once_is_taken_later(make_writer, tmp_path):
+    (tmp_path / "file").touch()
+    writer = make_writer(place=tmp_path / "file/checkpoints")
+    writer.begin("these", 0)
+    (tmp_path / "file").unlink()
+    save(writer, 1, last=True)
+    assert (writer.place / ".writer").read_bytes() == b"these"
+
+
+def test_urgent_ones_have_more_tries_and_others_are_waited_for_as_often(make_writer, monkeypatch):
+    write, faults = checkpoint_writer.write_files, [1, 2]
+
+    def write_at_last(*args):
+        return full() if faults and faults.pop() else write(*args)
+
+    monkeypatch.setattr(checkpoint_writer, "write_files", write_at_last)
+    writer = make_writer()
+    writer.tries = 3
+    save(writer, 1)
+    writer.wait()
+    assert (steps(writer), writer.tries) == ([1], 1)
+    monkeypatch.setattr(checkpoint_writer, "PATIENCE_SECONDS", 0.05)
+    writer = make_writer(0, 2)
+    writer.tries = 3
+    save(writer, 2)
+    writer.wait()
+    assert events_of(writer)[-1]["reason"] == "no word of worker 1 within 0.15 s"
+
+
+def test_what_cannot_be_told_is_committed_all_the_same(make_writer, monkeypatch, caplog):
+    writer = make_writer(keep_last=1)
+    monkeypatch.setattr(writer.events, "record", full)
+    for step in (1, 2):
+        save(writer, step, last=True)
+    assert (steps(writer), writer.committed_step) == ([2], 2)
+    assert "the checkpoint of step 2 exists, but is not told: No space left" in caplog.text
+    monkeypatch.setattr(checkpoint_writer, "write_files", full)
+    save(writer, 3)
+    writer.wait()
+    assert "this is not told: No space left" in caplog.text
 
 
 FULL_DISK = """
@@ -387,6 +487,7 @@ def test_a_full_disk_is_survived_and_what_happened_is_told_later(tmp_path):
     for folder in kept:
         checkpoints.verify(folder)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
+        ".writer",
         "step-1",
         "step-3",
     ]
@@ -412,7 +513,7 @@ def train(run, where):
     writer = CheckpointWriter(run / "checkpoints", 0, 1, events, metrics, config)
     writer.save(1, {"a": torch.ones(1000)}, {}, {"training.json": {}}, True)
     module, name = where.split("-")
-    setattr(MODULES[module], name, lambda *args: os.kill(os.getpid(), signal.SIGKILL))
+    setattr(MODULES[module], name, lambda *args, **named: os.kill(os.getpid(), signal.SIGKILL))
     writer.save(2, {"a": torch.ones(1000)}, {}, {"training.json": {}}, True)
 
 for where in sys.argv[2:]:

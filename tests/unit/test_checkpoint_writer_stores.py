@@ -2,6 +2,7 @@
 
 import functools
 import http.server
+import json
 import logging
 import threading
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ import pytest
 import s3fs
 import torch
 from moto.server import ThreadedMotoServer
+from safetensors.torch import save_file
 from small_runs import make_run, small_job
 
 from datamodules import remote
@@ -27,7 +29,21 @@ from tap_platform.runs.metrics import MetricsWriter
 from tap_platform.training import checkpoint_writer
 from tap_platform.training.checkpoint_writer import CheckpointFailedError, CheckpointWriter
 
-PART = "part-00000.safetensors"
+TRAINING = {
+    "lightning": {"global_step": 1, "loops": {}},
+    "steps": {"a": 1.0},
+    "learning_rates": [0.1],
+    "counters": {},
+}
+
+
+def part_of(folder, rank=0):
+    (path,) = list_files(folder, f"part-0000{rank}-*.safetensors")
+    return path
+
+
+def damaged(folder, name):
+    return part_of(folder) if name == "part" else folder / name
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +92,7 @@ def store(server, tmp_path, monkeypatch):
 
 def save(writer, step, last=False):
     tensors = {"weight/a@0": torch.full((5000,), float(step))}
-    writer.save(step, tensors, {}, {"training.json": {"step": step}}, last)
+    writer.save(step, tensors, {"a": "[5000]"}, {"training.json": TRAINING}, last)
     if writer.rank:
         writer.wait()
 
@@ -102,7 +118,8 @@ def test_two_workers_write_to_a_bucket_and_old_ones_go(store):
     assert steps(store.place) == [2, 3]
     assert str(store.place) == f"s3://checkpoints/runs/tap/{store.run.name}"
     names = [place.name for place in list_files(store.place / "step-3")]
-    assert names == ["COMMITTED", "manifest.json", PART, "part-00001.safetensors", "training.json"]
+    parts = [part_of(store.place / "step-3", rank).name for rank in range(2)]
+    assert names == ["COMMITTED", "manifest.json", *parts, "training.json"]
     checkpoints.verify(store.place / "step-3")
     assert not exists(store.place / "step-1")
     assert [event["step"] for event in read_events(store.run.events)] == [1, 2, 3]
@@ -119,14 +136,14 @@ def test_the_newest_is_copied_once_and_alone(store):
     first = newest(store)
     checkpoints.verify(first)
     assert first.name == "step-1"
-    made = (first / PART).stat().st_ino
+    made = part_of(first).stat().st_ino
     assert newest(store) == first
-    assert (first / PART).stat().st_ino == made
+    assert part_of(first).stat().st_ino == made
     save(writer, 2, last=True)
     second = newest(store)
     assert [path.name for path in first.parent.glob("step-*")] == ["step-2"]
     assert checkpoints.read_manifest(second).step == 2
-    (second / PART).write_bytes(b"rotten")
+    part_of(second).write_bytes(b"rotten")
     assert newest(store) == second
     checkpoints.verify(second)
 
@@ -154,15 +171,16 @@ def lose(place):
 
 
 @pytest.mark.parametrize("damage", [flip, cut, lose])
-@pytest.mark.parametrize("name", [PART, "manifest.json"])
+@pytest.mark.parametrize("name", ["part", "manifest.json"])
 def test_what_is_damaged_in_the_store_is_skipped_for_the_one_before(store, damage, name):
     writer = store.writer()
     save(writer, 1, last=True)
     save(writer, 2, last=True)
-    damage(store.place / "step-2" / name)
+    place = damaged(store.place / "step-2", name)
+    damage(place)
     assert newest(store).name == "step-1"
     (reason,) = skipped(store)
-    assert f"step-2/{name}" in reason or "do not agree" in reason
+    assert f"step-2/{place.name}" in reason or "do not agree" in reason
     found = newest_in_run(store.job, store.run, lambda *told: None)
     assert found == store.run.checkpoints / "step-1"
 
@@ -180,7 +198,7 @@ def test_workers_take_what_the_first_has_found(store):
     writer = store.writer()
     save(writer, 1, last=True)
     save(writer, 2, last=True)
-    flip(store.place / "step-2" / PART)
+    flip(part_of(store.place / "step-2"))
     said = []
     assert newest(store, agree=lambda step: said.append(step) or step).name == "step-1"
     assert said == [1]
@@ -191,12 +209,64 @@ def test_workers_take_what_the_first_has_found(store):
         newest(store, rank=1, agree=lambda step: 2)
 
 
+def fill(folder, parts=(0,), training=TRAINING):
+    """Parts that begin at an element each, of the same thousand elements."""
+    for rank, start in enumerate(parts):
+        tensors = {f"weight/a@{start}": torch.zeros(1000 - start)}
+        save_file(tensors, folder / f"part-0000{rank}.safetensors", {"a": "[1000]"})
+    text = training if isinstance(training, str) else json.dumps(training)
+    (folder / "training.json").write_text(text)
+
+
+@pytest.fixture
+def local(tmp_path):
+    """A run whose checkpoints lie in a local folder."""
+    run, job = make_run(tmp_path), small_job(tmp_path)
+    place = checkpoints.checkpoint_place(run, job.checkpoint)
+    return SimpleNamespace(run=run, job=job, place=place)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ({"parts": (0, 500)}, "begins before 1000"),
+        ({"parts": ()}, "holds no state"),
+        ({"training": {**TRAINING, "lightning": {}}}, "lightning.global_step"),
+        ({"training": {}}, "learning_rates"),
+        ({"training": {**TRAINING, "steps": {"$": "pairs"}}}, "is not what training writes"),
+        ({"training": "["}, "is not valid JSON"),
+        ({"training": "[" * 100_000}, "is not what training writes"),
+    ],
+)
+def test_what_is_sound_but_cannot_be_loaded_is_skipped_for_the_one_before(local, content, reason):
+    for step, written in ((1, {}), (2, content)):
+        folder = checkpoints.prepare(local.place, step)
+        fill(folder, **written)
+        checkpoints.commit(folder)
+    assert newest(local) == local.place / "step-1"
+    (told,) = skipped(local)
+    assert reason in told
+
+
+def test_a_run_that_has_had_checkpoints_never_begins_anew(local):
+    assert newest(local) is None
+    EventLog(local.run.events, 1, 0).record("checkpoint", step=7)
+    advice = rf"the last at step 7, but no sound one lies in {local.place}: mount or restore it"
+    with pytest.raises(OSError, match=advice):
+        newest(local)
+    folder = checkpoints.prepare(local.place, 7)
+    fill(folder, training={})
+    checkpoints.commit(folder)
+    with pytest.raises(OSError, match=advice):
+        newest(local)
+
+
 def test_in_a_local_folder_only_the_first_worker_reads_all(tmp_path):
     job = small_job(tmp_path, checkpoint={"storage": str(tmp_path / "disk")})
     run = make_run(tmp_path)
     place = checkpoints.checkpoint_place(run, job.checkpoint)
     folder = checkpoints.prepare(place, 4)
-    (folder / PART).write_bytes(b"part")
+    fill(folder)
     checkpoints.commit(folder)
     events = EventLog(run.events, 1, 1)
     assert newest_checkpoint(job, run, events, agree=lambda step: 4) == place / "step-4"
@@ -229,7 +299,7 @@ def test_another_run_may_start_from_what_lies_in_the_store(store):
     assert (older.path.name, older.step) == ("step-1", 1)
     with pytest.raises(ValueError, match="no committed checkpoint step-9; there: step-1, step-2"):
         find_base(str(store.run.checkpoints / "step-9"), "elsewhere")
-    (store.run.checkpoints / "step-2" / PART).write_bytes(b"")
+    part_of(store.run.checkpoints / "step-2").write_bytes(b"")
     with pytest.raises(ValueError, match="has 0 bytes instead of"):
         find_base(str(store.run.checkpoints / "step-2"), "elsewhere")
 

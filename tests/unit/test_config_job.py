@@ -134,7 +134,7 @@ def test_wrong_values_are_told_with_their_dotted_key(changes, told):
             r"scale.workers 9 is above data.partitions 8: .* take 8 workers at most",
         ),
         (
-            {"scale": {"workers": [2, 9]}},
+            {"scale": {"workers": [2, 9]}, "checkpoint": {"every_steps": 5}},
             r"scale.workers 9 is above data.partitions 8: .* take 8 workers at most",
         ),
         (
@@ -213,8 +213,20 @@ def test_micro_batches_make_up_the_global_batch(workers, micro_batch, expected):
     assert made.on(workers).accumulation == made.accumulation
 
 
+def test_an_elastic_job_without_checkpoints_would_begin_anew_at_every_resize():
+    told = complaint(scale={"workers": [1, 4]})
+    assert "scale.workers [least, most] starts anew from the last checkpoint" in told
+    assert "set checkpoint.every_minutes or checkpoint.every_steps" in told
+    for often in ({"every_steps": 5}, {"every_minutes": 5}):
+        job(scale={"workers": [1, 4]}, checkpoint=often)
+
+
 def test_an_elastic_job_needs_no_more_memory_on_fewer_workers():
-    elastic = job(scale={"workers": [1, 4]}, training={"global_batch": 16})
+    elastic = job(
+        scale={"workers": [1, 4]},
+        training={"global_batch": 16},
+        checkpoint={"every_minutes": 5},
+    )
     assert (elastic.micro_batch, elastic.accumulation) == (4, 1)
     cut = {n: elastic.on(n) for n in range(1, 9)}
     assert {n: (each.micro_batch, each.accumulation) for n, each in cut.items()} == {

@@ -44,6 +44,21 @@ def test_few_bad_samples_among_many_do_not_stop():
         quarantine.bad(bad())
 
 
+def test_what_training_has_left_out_is_listed_and_stops_nothing():
+    recorded = []
+    quarantine = Quarantine(0.5, 0, recorded.append, left_out=frozenset({"key0", "key1"}))
+    quarantine.bad(bad(0))
+    quarantine.bad(bad(1))
+    assert quarantine.samples == recorded == [bad(0), bad(1)]
+    assert quarantine.seen == 2
+    quarantine.good()
+    quarantine.bad(bad(2))
+    with pytest.raises(
+        TooManyBadSamplesError, match=r"2 of 3 samples are bad .*\n.*key2: .*\n.*key3: "
+    ):
+        quarantine.bad(bad(3))
+
+
 def test_threads_may_share_it():
     quarantine = Quarantine(1.0, grace=0)
     with ThreadPoolExecutor(8) as pool:

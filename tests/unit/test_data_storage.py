@@ -1,4 +1,5 @@
 import os
+import socket
 import subprocess
 import sys
 from hashlib import sha256
@@ -201,6 +202,24 @@ def test_a_remote_file_is_copied_once_to_the_cache(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match="is not the file that the index speaks of"):
         local_copy(place, sha256(b"").hexdigest())
     assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == [copy]
+
+
+def test_drafts_of_processes_that_were_killed_are_removed(monkeypatch, tmp_path):
+    monkeypatch.setenv("TAP_CACHE", str(tmp_path))
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    host = socket.gethostname()
+    own = f"{host}-{os.getpid()}"
+    others = {f"{host}-{os.getppid()}", f"{host}-elsewhere-{dead.pid}"}
+    for name in {f"{host}-{dead.pid}", own, *others}:
+        (tmp_path / "drafts" / name).mkdir(parents=True)
+        (tmp_path / "drafts" / name / ".part-00000.part").write_bytes(b"half")
+    with atomic_file(location(f"memory://{uuid4().hex}/part")) as file:
+        assert Path(file.name).parent == tmp_path / "drafts" / own
+        with atomic_file(location(f"memory://{uuid4().hex}/part")):
+            assert len(list((tmp_path / "drafts" / own).iterdir())) == 2
+    assert {folder.name for folder in (tmp_path / "drafts").iterdir()} == {own, *others}
+    assert not list((tmp_path / "drafts" / own).iterdir())
 
 
 def test_a_full_disk_or_a_lost_right_is_told_and_leaves_no_draft(tmp_path):

@@ -27,17 +27,20 @@ def resume(run, *overrides):
 
 def test_a_run_goes_on_with_other_workers_and_says_so(run):
     before = read_json(run.config)
-    resume(run, "scale.workers=[1,3]", "scale.strategy=zero_1", "training.micro_batch=1")
+    elastic = ("scale.workers=[1,3]", "checkpoint.every_steps=1")
+    resume(run, *elastic, "scale.strategy=zero_1", "training.micro_batch=1")
     now = read_json(run.config)
     assert now == before | {
         "scale": before["scale"] | {"workers": [1, 3], "strategy": "zero_1"},
         "training": before["training"] | {"micro_batch": 1},
+        "checkpoint": before["checkpoint"] | {"every_steps": 1},
     }
     (event,) = read_events(run.events, "changed")
     assert event["changes"] == {
         "training.micro_batch": [None, 1],
         "scale.workers": [1, [1, 3]],
         "scale.strategy": ["ddp", "zero_1"],
+        "checkpoint.every_steps": [None, 1],
     }
     plan = read_json(run.plan)
     assert (plan["job"], plan["least_batch"]["workers"]) == (now, 1)

@@ -70,9 +70,8 @@ def test_workers_that_ray_has_restarted_have_gone_back_before(run):
 
 
 def test_samples_that_are_left_out_are_bad_ones_of_training(run, tmp_path):
-    job = small_job(
-        write_folder(tmp_path / "data"), data={"max_bad_fraction": 1.0}, training={"max_steps": 3}
-    )
+    strict = {"bad_sample_grace": 0, "max_bad_fraction": 0.0}
+    job = small_job(write_folder(tmp_path / "data"), data=strict, training={"max_steps": 3})
     events = EventLog(run.events, 1, rank=0)
     whole = [batch.keys for batch in batches_of(job, events)]
     events.record("returned", step=2, to=None, samples=whole[1][:2])

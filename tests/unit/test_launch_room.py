@@ -18,7 +18,11 @@ TREE = {
 
 
 def job(workers=2, cpus=1, **data):
-    changes = {"scale": {"workers": workers, "cpus_per_worker": cpus}, "data": data}
+    changes = {
+        "scale": {"workers": workers, "cpus_per_worker": cpus},
+        "data": data,
+        "checkpoint": {"every_steps": 1},
+    }
     return validate_job(merge(TREE, changes), where="small")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import threading
 import time
@@ -118,4 +119,22 @@ def test_a_request_is_there_until_it_is_cleared(tmp_path):
     request.ask("SIGTERM")
     assert StopRequest(RunDirectory(tmp_path)).asked()
     request.clear()
+    assert not request.asked()
+
+
+def test_a_full_disk_does_not_keep_a_request_from_being_asked(tmp_path):
+    request = StopRequest(RunDirectory(tmp_path))
+    request.clear()
+    roomy = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, roomy[1]))
+    try:
+        request.ask("SIGTERM")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, roomy)
+    assert request.asked()
+
+
+def test_a_request_that_cannot_be_read_is_none(tmp_path):
+    request = StopRequest(RunDirectory(tmp_path))
+    request.path.mkdir()
     assert not request.asked()

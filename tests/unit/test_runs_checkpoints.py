@@ -5,15 +5,15 @@ import os
 import pytest
 
 from tap_platform.config.checkpoint import CheckpointConfig
-from tap_platform.runs import checkpoints
-from tap_platform.runs.checkpoint_manifest import FileEntry
+from tap_platform.runs import checkpoint_manifest, checkpoints
+from tap_platform.runs.checkpoint_manifest import OUTAGES, FileEntry
 from tap_platform.runs.checkpoint_receipts import (
     PartMissingError,
     Receipt,
     put_receipt,
     wait_for_receipts,
 )
-from tap_platform.runs.checkpoint_scores import scores_of
+from tap_platform.runs.checkpoint_scores import Scores
 from tap_platform.runs.checkpoints import CorruptCheckpointError
 from tap_platform.runs.directory import RunDirectory
 from tap_platform.runs.metrics import MetricsWriter
@@ -225,6 +225,35 @@ def test_prune_keeps_the_newest_and_what_is_being_written(tmp_path):
     assert names(tmp_path) == ["step-4", "step-5", "step-6"]
 
 
+def test_prune_does_not_count_what_is_later_than_the_newest(tmp_path):
+    for step in (10, 15, 20):
+        write(tmp_path, step)
+    checkpoints.prune(tmp_path, keep_last=1, newest=15)
+    assert names(tmp_path) == ["step-15", "step-20"]
+
+
+def test_prune_does_not_count_what_was_abandoned(tmp_path):
+    for step in (10, 20, 25):
+        write(tmp_path, step)
+    checkpoints.prune(
+        tmp_path, keep_last=2, keep_every=20, newest=25, abandoned=lambda step: step == 20
+    )
+    assert names(tmp_path) == ["step-10", "step-25"]
+
+
+@pytest.mark.parametrize("number", sorted(OUTAGES))
+@pytest.mark.parametrize("reader", ["read_range", "size_of", "read_blocks"])
+def test_a_mounted_store_that_is_down_makes_nothing_corrupt(tmp_path, monkeypatch, number, reader):
+    folder = write(tmp_path, 1)
+
+    def down(*args):
+        raise OSError(number, os.strerror(number), str(folder))
+
+    monkeypatch.setattr(checkpoint_manifest, reader, down)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        checkpoints.verify(folder)
+
+
 def test_prune_keeps_every_so_many_steps(tmp_path):
     for step in (10, 15, 20, 25, 30, 35):
         write(tmp_path, step)
@@ -252,9 +281,23 @@ def test_scores_are_read_from_the_metrics(tmp_path):
     for step, value in ((2, 0.3), (4, float("nan")), (6, 0.5)):
         metrics.write(step, {"box_iou": value, "loss": 1}, kind="val")
         metrics.write(step, {"loss": 2 * value})
-    assert scores_of(metrics.path, "val/box_iou", "highest") == {2: 0.3, 6: 0.5}
-    assert scores_of(metrics.path, "train/loss", "lowest") == {2: -0.6, 6: -1.0}
-    assert scores_of(metrics.path, "val/none", "lowest") == {}
+    assert Scores(metrics.path, "val/box_iou", "highest").newest() == {2: 0.3, 6: 0.5}
+    assert Scores(metrics.path, "train/loss", "lowest").newest() == {2: -0.6, 6: -1.0}
+    assert Scores(metrics.path, "val/none", "lowest").newest() == {}
+
+
+def test_scores_go_on_from_where_they_were_read_to(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    scores = Scores(path, "val/box_iou", "highest")
+    assert scores.newest() == {}
+    MetricsWriter(path).write(2, {"box_iou": 0.3}, kind="val")
+    MetricsWriter(path).write(4, {"box_iou": 0.4}, kind="val")
+    MetricsWriter(path).write(4, {"mask_iou": 0.9}, kind="val")
+    assert scores.newest() == {2: 0.3, 4: 0.4}
+    path.write_bytes(b" " * path.stat().st_size)
+    MetricsWriter(path, attempt=2).write(4, {"mask_iou": 0.9}, kind="val")
+    MetricsWriter(path, attempt=2).write(6, {"box_iou": 0.6}, kind="val")
+    assert scores.newest() == {2: 0.3, 6: 0.6}
 
 
 def test_prune_before_the_first_commit_touches_nothing(tmp_path):
@@ -263,12 +306,12 @@ def test_prune_before_the_first_commit_touches_nothing(tmp_path):
     assert (tmp_path / "step-1").is_dir()
 
 
-def test_a_sweep_takes_what_was_never_committed_but_for_what_is_written(tmp_path):
+def test_a_sweep_takes_what_was_never_committed_but_for_what_is_written_or_later(tmp_path):
     write(tmp_path, 1)
     for step in (2, 3, 4):
         write(tmp_path, step, commit=False)
     checkpoints.sweep(tmp_path, writing=3)
-    assert names(tmp_path) == ["step-1", "step-3"]
+    assert names(tmp_path) == ["step-1", "step-3", "step-4"]
 
 
 def test_pruning_that_is_killed_leaves_no_half_checkpoint(tmp_path, monkeypatch):
@@ -328,7 +371,9 @@ def test_receipts_of_this_write_are_gathered(tmp_path):
 def test_receipts_of_another_write_or_torn_ones_are_none(tmp_path):
     put_receipt(tmp_path, 1, Receipt(write="now", files={"part-1": ENTRY}))
     put_receipt(tmp_path, 2, Receipt(write="before", files={"part-2": ENTRY}))
-    (tmp_path / "receipt-00003.json").write_text("{")
+    put_receipt(tmp_path, 3, Receipt(write="now"))
+    for path in tmp_path.glob("receipt-00003-*"):
+        path.write_text("{")
     with pytest.raises(PartMissingError, match="no word of worker 2, 3, 4 within 0 s"):
         wait_for_receipts(tmp_path, "now", range(1, 5), patience=0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 from itertools import pairwise
@@ -13,9 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from tap_platform.runs import checkpoints
 from tap_platform.runs.checkpoints import CorruptCheckpointError
-from tap_platform.training.checkpoint_parts import part_name, write_files
+from tap_platform.training.checkpoint_parts import write_files
 from tap_platform.training.slices import Slice, SlicedState, own_share, to_tensors
+from tap_platform.training.slices import parts as part_files
 from tap_platform.training.slices.exact_json import from_json, to_json
 from tap_platform.training.slices.slice import AVERAGE, BUFFER, WEIGHT
 
@@ -36,9 +39,13 @@ def replicated():
     yield Slice(BUFFER, "count", 0, (), COUNT.view(-1), everywhere=True)
 
 
+def part_name(rank):
+    return f"part-{rank:05}.safetensors"
+
+
 def write(folder, rank, slices):
     folder.mkdir(exist_ok=True)
-    write_files(folder, rank, *to_tensors(slices), {})
+    write_files(folder, part_name(rank), *to_tensors(slices), {})
 
 
 def write_replicated(folder, workers):
@@ -154,10 +161,29 @@ def test_a_huge_shape_takes_no_memory(tmp_path):
 
 
 def test_what_is_no_safetensors_file_is_refused(tmp_path):
-    with pytest.raises(CorruptCheckpointError, match=f"expected {part_name(0)} and on"):
+    with pytest.raises(CorruptCheckpointError, match="holds no state"):
         SlicedState(tmp_path)
     torch.save({"weight/b@0": torch.zeros(3)}, tmp_path / part_name(0))
     with pytest.raises(CorruptCheckpointError, match=f"{part_name(0)} is no safetensors file"):
+        SlicedState(tmp_path)
+
+
+def test_only_what_was_committed_is_read(tmp_path):
+    folder = tmp_path / "step-4"
+    write(folder, 0, [piece(0, 28)])
+    checkpoints.commit(folder)
+    write(folder, 1, [piece(0, 28)])
+    assert torch.equal(SlicedState(folder).tensor(WEIGHT, "b"), torch.zeros(2, 2, 7))
+
+
+def test_a_store_that_is_down_makes_no_part_corrupt(tmp_path, monkeypatch):
+    write(tmp_path, 0, [piece(0, 28)])
+
+    def down(*args, **named):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(part_files, "safe_open", down)
+    with pytest.raises(OSError, match="Stale"):
         SlicedState(tmp_path)
 
 

@@ -116,7 +116,7 @@ def test_checkpoints_come_by_steps_and_at_the_end(tmp_path):
     for step in (3, 6, 8):
         folder = run.checkpoints / f"step-{step}"
         checkpoints.verify(folder)
-        assert load_file(folder / "part-00000.safetensors")["step"] == step
+        assert load_file(next(folder.glob("part-00000-*")))["step"] == step
 
 
 def test_by_default_only_the_last_step_is_kept(tmp_path):
@@ -214,6 +214,45 @@ def test_a_checkpoint_can_be_had_at_once(tmp_path, gate):
     assert steps_in(run) == [2, 3]
     callback.write_now(trainer)
     assert [event["step"] for event in read_events(run.events, "checkpoint")] == [2, 3]
+
+
+def test_what_is_wanted_at_once_is_tried_again(tmp_path, monkeypatch):
+    run = make_run(tmp_path)
+    trainer, callback = started(CheckpointConfig(), run)
+    write, faults = checkpoint_writer.write_files, [1, 2]
+
+    def write_at_last(*args):
+        if faults and faults.pop():
+            raise OSError(5, "Input/output error")
+        return write(*args)
+
+    monkeypatch.setattr(checkpoint_writer, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(checkpoint_writer, "write_files", write_at_last)
+    train(trainer, callback, range(1, 4))
+    callback.write_now(trainer)
+    assert steps_in(run) == [3]
+
+
+@pytest.mark.parametrize("urgent", [False, True])
+def test_all_workers_are_done_before_one_that_cannot_wait(tmp_path, gate, urgent):
+    run = make_run(tmp_path)
+    max_steps = 9 if urgent else 3
+    trainer, callback = started(CheckpointConfig(every_steps=2, keep_last=9), run, max_steps)
+    seen = []
+    trainer.strategy.barrier = lambda: seen.append((trainer.writer.busy, steps_in(run)))
+    threading.Timer(0.05, gate.set).start()
+    train(trainer, callback, range(1, 4))
+    if urgent:
+        callback.write_now(trainer)
+    assert seen[0] == (False, [2])
+    assert steps_in(run) == [2, 3]
+
+
+def test_training_takes_the_place_and_tells_where_it_begins(tmp_path):
+    run = make_run(tmp_path)
+    trainer, _ = started(CheckpointConfig(), run, start_step=4)
+    assert (run.checkpoints / ".writer").read_text() == trainer.writer.group
+    assert trainer.writer.start_step == 4
 
 
 def test_what_a_run_goes_on_from_is_not_written_again(tmp_path):

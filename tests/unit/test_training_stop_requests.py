@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 from ray.exceptions import RayActorError
-from ray.train import PreemptionInfo
-from small_runs import make_run, small_job, train_here, write_folder
+from ray.train import PreemptionInfo, collective
+from small_runs import OneWorker, make_run, small_job, train_here, write_folder
 
+from tap_platform.launch import worker_entry
 from tap_platform.runs.events import read_events
 from tap_platform.runs.stop_request import StopRequest
+from tap_platform.training import worker
 from tap_platform.training.callbacks import stop_requests
 from tap_platform.training.callbacks.stop_requests import StopOnRequest
 from tap_platform.training.termination import Termination
@@ -53,7 +56,7 @@ def ask(callback):
 
 def terminate(callback):
     os.kill(os.getpid(), signal.SIGTERM)
-    while not callback._termination.come:
+    while not callback.termination.come:
         time.sleep(0.01)
 
 
@@ -97,20 +100,33 @@ def test_a_drained_node_is_a_preemption(folder, tmp_path, monkeypatch, at_step):
 def test_a_worker_that_is_sent_sigterm_is_a_preemption(folder, tmp_path, monkeypatch, at_step):
     job, run = small_job(folder), make_run(tmp_path)
     at_step(2, terminate)
-    raised = []
-
-    def train():
-        try:
-            train_here(job, run, monkeypatch)
-        except RayActorError as error:
-            raised.append(error.preempted)
-
-    thread = threading.Thread(target=train)
-    thread.start()
-    thread.join()
-    assert raised == [True]
+    # In the main thread, Lightning would take the signal.
+    with ThreadPoolExecutor(1) as pool, pytest.raises(RayActorError) as raised:
+        pool.submit(train_here, job, run, monkeypatch).result()
+    assert raised.value.preempted
     assert written(run) == [2]
     assert read_events(run.events, "preempted")[0]["ranks"] == [0]
+
+
+def test_so_is_one_that_is_sent_it_while_it_is_built(folder, tmp_path, monkeypatch):
+    """By `run_worker` itself, in a thread as Ray's are, from its first lines on."""
+    job, run = small_job(folder), make_run(tmp_path)
+    monkeypatch.setattr(worker, "build_strategy", lambda job, writer: OneWorker(writer))
+    monkeypatch.setattr(collective, "broadcast_from_rank_zero", lambda told: told)
+    context = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1)
+    monkeypatch.setattr(stop_requests.ray.train, "get_context", lambda: context)
+    monkeypatch.setattr(worker_entry, "_write_output_to", lambda log: None)
+
+    def newest(*_, **__):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(worker_entry, "newest_checkpoint", newest)
+    config = {"job": job.model_dump_json(), "run": str(run.path), "attempt": 1}
+    with ThreadPoolExecutor(1) as pool, pytest.raises(RayActorError) as raised:
+        pool.submit(worker_entry.run_worker, config).result()
+    assert raised.value.preempted
+    assert not written(run)
+    assert read_events(run.events, "preempted")[0]["step"] == 0
 
 
 def test_sigterm_is_given_back():

@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from tap_platform.config.checkpoint import CheckpointConfig
-from tap_platform.training.checkpoint_writer import CheckpointWriter
+from tap_platform.training.checkpoint_writer import URGENT_TRIES, CheckpointWriter
 
 
 class WriteCheckpoints(Callback):
@@ -28,9 +28,10 @@ class WriteCheckpoints(Callback):
         self._late_is_told = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count from the checkpoint that the run goes on from, and agree on a name."""
+        """Count from the checkpoint that the run goes on from, and agree on whose the place is."""
         self._start_step = self._last_step = trainer.global_step
-        self.writer.group = trainer.strategy.broadcast(self.writer.group)
+        group = trainer.strategy.broadcast(self.writer.group)
+        self.writer.begin(group, self._start_step)
 
     def on_train_batch_end(
         self,
@@ -45,6 +46,7 @@ class WriteCheckpoints(Callback):
             return
         self._last_step = trainer.global_step
         if trainer.global_step >= self.max_steps:
+            self._wait_for_all(trainer)
             self._write(trainer)
         elif self._is_due(trainer):
             self._write_unless_busy(trainer)
@@ -55,12 +57,12 @@ class WriteCheckpoints(Callback):
         Every worker calls this at the same step. When it returns, the checkpoint is committed, or
         an event `checkpoint_failed` tells why not.
         """
-        self.writer.wait()
+        self._wait_for_all(trainer)
         is_new = trainer.global_step not in (self._start_step, self.writer.committed_step)
         if trainer.strategy.broadcast(is_new):
+            self.writer.tries = URGENT_TRIES
             self._write(trainer)
-            self.writer.wait()
-            trainer.strategy.barrier()
+            self._wait_for_all(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave nothing half written."""
@@ -89,6 +91,11 @@ class WriteCheckpoints(Callback):
             # One event for each write that takes long, not one for each step that meets it.
             self._late_is_told = True
             self.writer.events.record("checkpoint_late", step=trainer.global_step)
+
+    def _wait_for_all(self, trainer: Trainer) -> None:
+        """Wait for every worker's write under way: the next one deletes what is not committed."""
+        self.writer.wait()
+        trainer.strategy.barrier()
 
     def _write(self, trainer: Trainer) -> None:
         self.writer.paused_since = time.monotonic()

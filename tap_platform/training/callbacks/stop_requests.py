@@ -48,22 +48,22 @@ class StopOnRequest(Callback):
     numbers between CPUs. Place it after `WriteCheckpoints`, which it needs.
     """
 
-    def __init__(self, run: RunDirectory, events: EventLog, max_steps: int) -> None:
+    def __init__(
+        self, run: RunDirectory, events: EventLog, max_steps: int, termination: Termination
+    ) -> None:
         self.request = StopRequest(run)
         self.events = events
         self.max_steps = max_steps
+        self.termination = termination
         self.preemption: dict[str, Any] | None = None
         """What the event `preempted` tells, once a preemption has ended training."""
         self._last_step = -1
         self._stop = False
         self._closed = threading.Event()
-        self._termination: Termination | None = None
         self._group: Any = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Begin to listen: all workers for SIGTERM, the first one for the driver."""
-        if threading.current_thread() is not threading.main_thread():
-            self._termination = Termination()
+        """The first worker begins to listen for the driver."""
         if trainer.is_global_zero:
             self._stop = self.request.asked()
             threading.Thread(target=self._watch_file, name="stop-request", daemon=True).start()
@@ -93,17 +93,11 @@ class StopOnRequest(Callback):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Listen no more."""
-        self._close()
+        self._closed.set()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Listen no more."""
-        self._close()
-
-    def _close(self) -> None:
         self._closed.set()
-        if self._termination is not None:
-            self._termination.close()
-            self._termination = None
 
     def _watch_file(self) -> None:
         """Look from a thread of its own: a network file system may take its time."""
@@ -127,10 +121,9 @@ class StopOnRequest(Callback):
 
     def _agreed(self) -> Asked:
         """The largest of what every worker was asked."""
-        terminated = self._termination is not None and self._termination.come
         own = Asked(
             stop=int(self._stop),
-            terminated=1 + (self.events.rank or 0) if terminated else 0,
+            terminated=1 + (self.events.rank or 0) if self.termination.come else 0,
             preempted=int(_told_of_preemption()),
         )
         if self._group is None:

@@ -1,4 +1,4 @@
-"""A checkpoint's `part-RRRRR.safetensors`: the slices that one worker has saved."""
+"""A checkpoint's `part-*.safetensors`: the slices that one worker has saved."""
 
 from __future__ import annotations
 
@@ -9,20 +9,26 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from tap_platform.runs.checkpoints import CorruptCheckpointError
-from tap_platform.training.checkpoint_parts import part_name
+from tap_platform.runs.checkpoint_manifest import OUTAGES
+from tap_platform.runs.checkpoints import MANIFEST, CorruptCheckpointError, read_manifest
 from tap_platform.training.slices.slice import Address, parse_key, parse_shape
 
 
 def part_paths(folder: Path) -> list[Path]:
-    """The files of all workers.
+    """The files of all workers: those of the manifest, where there is one.
+
+    What else lies in the folder is of a worker that was late, and is not read.
 
     Raises:
-        CorruptCheckpointError: if there is none.
+        CorruptCheckpointError: if there is none, or the manifest is not what was committed.
     """
-    paths = sorted(folder.glob("part-*.safetensors"))
+    if (folder / MANIFEST).exists():
+        there = [folder / name for name in read_manifest(folder).files]
+    else:
+        there = list(folder.iterdir())
+    paths = sorted(path for path in there if path.match("part-*.safetensors"))
     if not paths:
-        raise CorruptCheckpointError(f"{folder} holds no state: expected {part_name(0)} and on")
+        raise CorruptCheckpointError(f"{folder} holds no state: expected part-*.safetensors")
     return paths
 
 
@@ -46,11 +52,14 @@ class Part:
 
         Raises:
             CorruptCheckpointError: if it is not safetensors.
+            OSError: if the store is down.
         """
         self.path = path
         try:
             self._file: Any = safe_open(path, framework="pt")
         except (SafetensorError, OSError) as error:
+            if isinstance(error, OSError) and error.errno in OUTAGES:
+                raise
             raise CorruptCheckpointError(f"{path} is no safetensors file: {error}") from error
 
     def pieces(self) -> Iterator[StoredPiece]:
