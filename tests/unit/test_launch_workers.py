@@ -9,6 +9,7 @@ from tap_platform.config.load import merge, validate_job
 from tap_platform.launch.workers import _budgets, _scaling, _use_gpu
 
 TREE = {
+    "checkpoint": {"every_steps": 5},
     "name": "small",
     "model": {"preset": "tiny"},
     "data": {"source": "scenes", "partitions": 4},
