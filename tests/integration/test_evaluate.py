@@ -20,7 +20,7 @@ from tap_platform.models import Tap
 from tap_platform.runs.directory import RunDirectory
 from tap_platform.runs.metrics import read_metrics
 
-pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(600)]
 SUITES = ("instances", "classification", "prompts")
 
 

@@ -16,7 +16,7 @@ from tap_platform.runs.directory import RunDirectory
 from tap_platform.training.base_weights import whole_weights
 from tap_platform.training.weights import load_model_weights
 
-pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(600)]
 
 STEPS = {"training": {"max_steps": 10}, "checkpoint": {"every_steps": 4, "keep_last": 5}}
 END = "step-10"

@@ -19,7 +19,7 @@ from tap_platform.runs.events import read_events
 from tap_platform.runs.quarantine import quarantined
 from tap_platform.training.weights import load_model_weights
 
-pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(600)]
 
 NO_DROPOUT = {"drop_path": 0.0, "decoder_dropout": 0.0}
 

@@ -13,7 +13,7 @@ from tap_platform.runs import checkpoints
 from tap_platform.runs.events import read_events
 from tap_platform.runs.status import read_status
 
-pytestmark = pytest.mark.timeout(280)
+pytestmark = pytest.mark.timeout(600)
 
 STEPS = 40
 CHANGES = {

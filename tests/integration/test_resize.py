@@ -15,7 +15,7 @@ from tap_platform.runs.status import read_status
 from tap_platform.training.base_weights import job_of
 from tap_platform.training.weights import load_model_weights
 
-pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(600)]
 
 STRATEGIES = ("ddp", "zero_1", "zero_2", "zero_3")
 TOLERANCE = 2e-4

@@ -20,7 +20,7 @@ from tap_platform.runs.metrics import read_metrics
 from tap_platform.training import worker
 from tap_platform.training.slices import SlicedState
 
-pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(600)]
 
 STRATEGIES = ("ddp", "zero_1", "zero_2", "zero_3", "fsdp")
 STEPS, HALF = 4, 2

@@ -11,7 +11,7 @@ from tap_platform.launch.worker_entry import Place, build_streams
 from tap_platform.runs.directory import RunDirectory
 from tap_platform.runs.events import EventLog
 
-pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(600)]
 
 STEPS = 8
 

@@ -19,7 +19,7 @@ from tap_platform.launch.train import create_run, train
 from tap_platform.runs import checkpoints
 from tap_platform.runs.status import read_status
 
-pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(600)]
 
 NO_DROPOUT = {"drop_path": 0.0, "decoder_dropout": 0.0}
 """Every worker draws its own dropout, so only runs without it can agree over numbers of workers."""
