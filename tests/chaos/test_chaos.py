@@ -10,7 +10,7 @@ import tempfile
 
 import pytest
 
-from tests.chaos.cluster import REPOSITORY
+from tests.chaos.cluster import PROGRAMS, REPOSITORY
 from tests.chaos.faults import parse
 from tests.chaos.hosts import Network, why_not
 from tests.chaos.measure import Cost
@@ -51,7 +51,7 @@ def test_what_is_no_fault_is_refused(text, said):
 
 @needs_hosts
 def test_hosts_have_addresses_and_cables_and_die(tmp_path):
-    network = Network(tmp_path)
+    network = Network(tmp_path, kept=[REPOSITORY, PROGRAMS.parent])
     try:
         first, second = network.add("first"), network.add("second")
         assert _listens(first, second.address) == "refused"
