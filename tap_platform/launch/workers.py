@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -94,6 +94,7 @@ def _build_trainer(job: JobConfig, run: RunDirectory, attempt: int) -> TorchTrai
             # Ray lets workers without a GPU see all of them, and torch takes what it sees.
             worker_runtime_env={} if use_gpu else {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}},
             failure_config=_budgets(job),
+            callbacks=_callbacks(job, run, attempt),
         ),
     )
 
@@ -126,6 +127,15 @@ def _budgets(job: JobConfig) -> FailureConfig:
         max_failures=job.scale.max_failures,
         max_preemption_failures=job.scale.max_preemptions,
     )
+
+
+def _callbacks(job: JobConfig, run: RunDirectory, attempt: int) -> list[Any]:
+    """An elastic run's workers save before there are more or fewer of them."""
+    from tap_platform.launch.resizes import CheckpointBeforeResize
+
+    if job.scale.least_workers == job.scale.most_workers:
+        return []
+    return [CheckpointBeforeResize(run, attempt, job.scale.grace_seconds)]
 
 
 def _use_gpu(job: JobConfig) -> bool:

@@ -7,6 +7,10 @@ from pathlib import Path
 
 from tap_platform.runs.directory import RunDirectory
 
+ASKED_TO_END = "asked_to_end"
+"""The event of workers that have ended so; their checkpoint is there, or could not be written."""
+RESIZE = "room for another number of workers"
+"""Why workers end that others follow at once."""
 _TRAIN_ON = b"train on\n"
 
 
@@ -35,6 +39,16 @@ class StopRequest:
         self.path.write_bytes(b"")
         with suppress(OSError):
             self.path.write_text(why)
+
+    @property
+    def why(self) -> str:
+        """The words that it was asked with."""
+        return self.path.read_text(errors="replace").strip() or "a request"
+
+    @property
+    def ends_run(self) -> bool:
+        """Whether the workers are to end, and no others follow."""
+        return self.asked() and self.why != RESIZE
 
     def asked(self) -> bool:
         """Whether the workers are to end; they are not where the file is missing or unreadable."""

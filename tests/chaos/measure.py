@@ -70,6 +70,13 @@ def cost_of(run: RunDirectory, fault: float) -> Cost:
     return Cost(max(0, before - goes_on_from), after - fault)
 
 
+def lost_at_last_start(run: RunDirectory) -> int:
+    """Steps that the last workers had to make again."""
+    at, goes_on_from = starts(run)[-1]
+    times = [(_time(record.time), record.step) for record in recorded(run)]
+    return max((step for time, step in times if time <= at), default=0) - goes_on_from
+
+
 def final_weights(run: RunDirectory) -> dict[str, torch.Tensor]:
     """The weights of the run's last step."""
     job = validate_job(read_json(run.config), where=str(run.config))

@@ -10,7 +10,7 @@ from tap_platform.runs.directory import RunDirectory
 from tap_platform.runs.events import read_events
 from tests.chaos.faults import Fault, parse
 from tests.chaos.jobs import EVERY, NO_DROPOUT
-from tests.chaos.measure import losses, worlds
+from tests.chaos.measure import losses, lost_at_last_start, worlds
 from tests.chaos.tracking import database_of, tracked_losses
 
 Check = Callable[[RunDirectory], str]
@@ -70,11 +70,14 @@ def has(kind: str, **fields: object) -> Check:
 
 
 def shrinks_and_grows(run: RunDirectory) -> str:
-    """The run goes on with fewer workers, and then with all."""
+    """The run goes on with fewer workers, and then with all, which costs no step."""
     seen = [
         size for size, before in zip(worlds(run), [0, *worlds(run)], strict=False) if size != before
     ]
-    return "" if seen == [2, 1, 2] else f"workers were {worlds(run)}"
+    if seen != [2, 1, 2]:
+        return f"workers were {worlds(run)}"
+    lost = lost_at_last_start(run)
+    return f"growing took {lost} steps" if lost else ""
 
 
 def all_arrived(run: RunDirectory) -> str:
@@ -115,7 +118,14 @@ SCENARIOS: tuple[Scenario, ...] = (
         reference="long",
         most_steps_lost=0,
     ),
-    _scenario("desk", "kill(node=desk, at_step=14, seconds=5)", by=SUPERVISOR, drivers=3),
+    _scenario(
+        "desk",
+        "kill(node=desk, at_step=14, seconds=5)",
+        by=SUPERVISOR,
+        reference="long",
+        most_steps_lost=20,
+        drivers=3,
+    ),
     _scenario("short-cut", "cut(node=b, at_step=14, seconds=2)", by=NOBODY, most_steps_lost=0),
     _scenario("cut", "cut(node=b, at_step=14, seconds=25)", by=RAY),
     _scenario(
@@ -138,7 +148,9 @@ SCENARIOS: tuple[Scenario, ...] = (
         by=f"{RAY}: one, then two again",
         changes={**REFERENCES["long"], "scale": {"workers": [1, 2], "resize_check_seconds": 2}},
         reference="long",
-        tolerance=2e-4,
+        # Rounding alone for some 30 steps; then it decides which mask or point is chosen here and
+        # there. Steps of other batches would be 4 % apart in the median.
+        tolerance=2e-2,
         most_steps_lost=20,
         checks=(has("resized", was=2, now=1), has("resized", was=1, now=2), shrinks_and_grows),
     ),
@@ -178,6 +190,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         "tracking",
         "stop(tracking, at_step=14, seconds=10)",
         by=f"{NOBODY}; the records arrive afterwards",
+        reference="long",
         most_steps_lost=0,
         tracked=True,
         checks=(has("tracking_failed"), has("tracking_recovered"), all_arrived),

@@ -16,7 +16,7 @@ from ray.train.v2._internal.util import _in_ray_train_worker
 
 from tap_platform.runs.directory import RunDirectory
 from tap_platform.runs.events import EventLog
-from tap_platform.runs.stop_request import StopRequest
+from tap_platform.runs.stop_request import ASKED_TO_END, StopRequest
 from tap_platform.training.callbacks.checkpoints import WriteCheckpoints
 from tap_platform.training.termination import Termination
 
@@ -114,10 +114,16 @@ class StopOnRequest(Callback):
                 return
         if write:
             _checkpoints(trainer).write_now(trainer)
-        if self.preemption is not None and trainer.is_global_zero:
-            self.events.record("preempted", step=trainer.global_step, **self.preemption)
+        if trainer.is_global_zero:
+            self._tell(trainer.global_step)
         trainer.limit_val_batches = 0  # Lightning would look at held-out images before it stops.
         trainer.should_stop = True
+
+    def _tell(self, step: int) -> None:
+        if self.preemption is None:
+            self.events.record(ASKED_TO_END, step=step, why=self.request.why)
+        else:
+            self.events.record("preempted", step=step, **self.preemption)
 
     def _agreed(self) -> Asked:
         """The largest of what every worker was asked."""
