@@ -98,6 +98,7 @@ def start_ray(cpus: int) -> None:
         _join_cluster(address)
     else:
         ray.init(
+            "local",  # without it, Ray joins a cluster that somebody started on this computer
             num_cpus=cpus,
             include_dashboard=False,
             log_to_driver=False,
