@@ -14,6 +14,7 @@ from tap_platform.config.combinations import check_strategy
 from tap_platform.config.data import DataConfig
 from tap_platform.config.health import HealthConfig
 from tap_platform.config.initial_weights import InitialWeights
+from tap_platform.config.mirror import MirrorConfig
 from tap_platform.config.model import TapConfig
 from tap_platform.config.recipe import RecipeConfig, TapCaptionConfig, TapPretrainConfig
 from tap_platform.config.scale import ScaleConfig
@@ -85,6 +86,8 @@ class JobConfig(Section):
     """Looks at held-out images."""
     tracking: TrackingConfig = TrackingConfig()
     """Where records are sent."""
+    mirror: MirrorConfig = MirrorConfig()
+    """Where the run directory's files are copied to."""
 
     def on(self, workers: int) -> JobConfig:
         """The job at one number of workers: the same steps and global batches, cut for so many.

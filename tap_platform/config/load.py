@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 import yaml
@@ -35,6 +35,14 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> JobConfig:
     return anchored(validate_job(merge(read_tree(Path(path)), changes), where=str(path)))
 
 
+def anchored_at(job: JobConfig, folder: str) -> JobConfig:
+    """The job with its relative paths below a folder of another computer, which is not looked at.
+
+    The source of initial weights stays as it is written.
+    """
+    return _anchored(job, folder)
+
+
 def anchored(job: JobConfig) -> JobConfig:
     """The job with absolute paths: workers stand elsewhere than the caller.
 
@@ -47,24 +55,28 @@ def anchored(job: JobConfig) -> JobConfig:
     return job.model_copy(update={"init_from": job.init_from.model_copy(update={"source": source})})
 
 
-def _anchored(section: S) -> S:
+def _anchored(section: S, folder: str | None = None) -> S:
     fields = {name: getattr(section, name) for name in type(section).model_fields}
     changes = {
-        name: _absolute(value) if name in section.located else _anchored_below(value)
+        name: _absolute(value, folder)
+        if name in section.located
+        else _anchored_below(value, folder)
         for name, value in fields.items()
     }
     return section.model_copy(update=changes)
 
 
-def _anchored_below(value: Any) -> Any:
+def _anchored_below(value: Any, folder: str | None) -> Any:
     if isinstance(value, tuple):
-        return tuple(_anchored_below(each) for each in value)
-    return _anchored(value) if isinstance(value, Section) else value
+        return tuple(_anchored_below(each, folder) for each in value)
+    return _anchored(value, folder) if isinstance(value, Section) else value
 
 
-def _absolute(path: str | None) -> str | None:
+def _absolute(path: str | None, folder: str | None = None) -> str | None:
     if path is None or "://" in path:
         return path
+    if folder is not None:
+        return str(PurePosixPath(folder, path))
     return str(Path(path).expanduser().absolute())
 
 

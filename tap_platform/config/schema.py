@@ -1,12 +1,15 @@
-"""The JSON schema of job and pipeline files: what an editor checks while a person writes one."""
+"""The JSON schemas of job, pipeline and profile files: what an editor checks while one writes."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from tap_platform.config.job import JobConfig
 from tap_platform.config.model import PRESETS
 from tap_platform.config.pipeline import EvaluationStage, JobStage, PipelineDocument
+from tap_platform.config.profile import Profile
 
 
 def job_schema() -> dict[str, Any]:
@@ -32,6 +35,20 @@ def job_schema() -> dict[str, Any]:
         section = schema["properties"][name]
         section["anyOf"] = section.pop("oneOf")
     schema["properties"]["init_from"]["anyOf"].append({"type": "string"})
+    return schema
+
+
+def profile_schema() -> dict[str, Any]:
+    """The schema of a profile file, which may leave out what the one that it extends says."""
+    schema: dict[str, Any] = TypeAdapter(Profile).json_schema()
+    for name in ("LocalProfile", "RayProfile", "KubernetesProfile"):
+        place = schema["$defs"][name]
+        place.pop("required", None)
+        place["properties"]["extends"] = {
+            "type": "string",
+            "description": "Profile file that this one changes, relative to this one.",
+        }
+    schema["anyOf"] = schema.pop("oneOf")
     return schema
 
 
