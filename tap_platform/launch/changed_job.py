@@ -12,7 +12,7 @@ from tap_platform.runs.directory import RunDirectory
 from tap_platform.runs.events import EventLog
 from tap_platform.runs.files import write_json
 
-SECTIONS = ("scale", "checkpoint", "health", "tracking")
+SECTIONS = ("scale", "checkpoint", "health", "tracking", "mirror")
 """Where every key may change but those of `FIXED`."""
 KEYS = (
     "training.micro_batch",
@@ -60,6 +60,20 @@ def changed_job(
     for override in overrides:
         tree = merge(tree, parse_override(override))
     now = anchored(validate_job(tree, where=run.name))
+    return now, changes_between(job, now, run)
+
+
+def changes_between(job: JobConfig, now: JobConfig, run: RunDirectory) -> list[Change]:
+    """What a run's job has become, if it is still the job of the same run.
+
+    Args:
+        job: what the run's config says.
+        now: what it shall be.
+        run: its directory.
+
+    Raises:
+        ValueError: if it would be another run; the message names every key that is not free.
+    """
     before, after = (dict(_leaves(each.model_dump(mode="json"))) for each in (job, now))
     changes = [
         Change(key, before.get(key), after.get(key))
@@ -68,7 +82,7 @@ def changed_job(
     ]
     if faults := [fault for change in changes if (fault := _fault(change))]:
         raise ValueError("\n".join([f"{run.name} cannot go on so:", *faults]))
-    return now, changes
+    return changes
 
 
 def write_changes(job: JobConfig, changes: Sequence[Change], run: RunDirectory) -> None:

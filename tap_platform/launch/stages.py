@@ -12,8 +12,9 @@ from rich.console import Console
 
 from tap_platform.config.job import JobConfig
 from tap_platform.config.tracking import TrackingConfig
+from tap_platform.launch.attempt import alone, tracked
 from tap_platform.launch.errors import RunFailedError, RunStoppedError
-from tap_platform.launch.train import alone, create_run, resume_run, tracked, train
+from tap_platform.launch.train import create_run, resume_run, train
 from tap_platform.runs.directory import RunDirectory
 from tap_platform.runs.events import EventLog
 from tap_platform.runs.status import driver_identity, read_status, update_status

@@ -6,28 +6,25 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from datamodules.storage import location
 from tap_platform.config.job import JobConfig
 from tap_platform.config.load import load_job, validate_job
 from tap_platform.config.recipe import TapCaptionConfig
-from tap_platform.config.tracking import TrackingConfig
-from tap_platform.launch.changed_job import changed_job, write_changes
+from tap_platform.launch.attempt import alone, mirrored, recorded, tracked
+from tap_platform.launch.changed_job import Change, changed_job, write_changes
 from tap_platform.launch.data_sets import data_hashes, training_index
-from tap_platform.launch.errors import RunStoppedError
 from tap_platform.launch.plan import make_plan
 from tap_platform.launch.prepare import check_data, prepare_data
 from tap_platform.launch.workers import run_workers
 from tap_platform.runs import provenance
 from tap_platform.runs.directory import RunDirectory, check_storage, new_run_name
-from tap_platform.runs.events import EventLog
-from tap_platform.runs.files import locked, read_json, write_json
-from tap_platform.runs.status import driver_identity, read_status, update_status
-from tap_platform.runs.tracking import build_follower
+from tap_platform.runs.files import read_json, write_json
 
 if TYPE_CHECKING:
     from tap_platform.launch.initial_weights import StartingPoint
@@ -67,17 +64,49 @@ def resume_run(
     if run.pipeline.is_file():
         how = shlex.quote(str(run.path))
         raise ValueError(f"{run.name} is a pipeline; it goes on with: tap run --resume {how}")
-    was = validate_job(read_json(run.config), where=str(run.config))
-    job, changes = changed_job(was, overrides, run)
+    job, changes = changed_job(job_of(run), overrides, run)
+    return go_on(job, changes, run, console)
+
+
+def job_of(run: RunDirectory) -> JobConfig:
+    """The job that a run trains.
+
+    Raises:
+        ValueError: if its config is broken.
+    """
+    return validate_job(read_json(run.config), where=str(run.config))
+
+
+def go_on(
+    job: JobConfig,
+    changes: Sequence[Change],
+    run: RunDirectory,
+    console: Console | None = None,
+    patience: float = 0.0,
+) -> RunDirectory:
+    """Another attempt of a run.
+
+    Args:
+        job: what it trains from now on.
+        changes: in what that is not the job of its config.
+        run: its directory.
+        console: where to tell how it goes.
+        patience: seconds to wait for a driver on another host.
+
+    Raises:
+        ValueError: if another process trains the run, its data is refused, or the weights that it
+            started from are needed and gone.
+        RunFailedError: if training failed.
+    """
     if job.init_from is not None:
         from tap_platform.launch.initial_weights import check_resumable
 
         check_resumable(job, run)
     check_data(job, console)
     if changes:
-        with alone(run):
+        with alone(run, patience):
             write_changes(job, changes, run)
-    return train(job, run, console)
+    return train(job, run, console, patience)
 
 
 def create_run(
@@ -95,6 +124,8 @@ def create_run(
             left then.
     """
     check_storage(job.storage)
+    if job.mirror.url is not None:
+        location(job.mirror.url)
     initial = _initial_weights(job, console)
     prepare_data(job.data, job.model.concept_dim, console)
     check_data(job, console)
@@ -136,35 +167,40 @@ def _describe(job: JobConfig, run: RunDirectory) -> None:
         data_hash=training_index(job.data).sha256,
         data=data_hashes(job.data),
     )
-    write_json(run.config, job.model_dump(mode="json"))
     write_json(run.plan, make_plan(job).model_dump(mode="json"))
     write_json(run.provenance, made_of.to_json())
+    # The last one: a run without a config was killed while it was made, and can be made anew.
+    write_json(run.config, job.model_dump(mode="json"))
 
 
-def train(job: JobConfig, run: RunDirectory, console: Console | None = None) -> RunDirectory:
+def train(
+    job: JobConfig, run: RunDirectory, console: Console | None = None, patience: float = 0.0
+) -> RunDirectory:
     """One attempt of a run: workers, tracking, the final evaluation and the page of the run.
 
     Args:
         job: what the run's config says.
         run: its directory.
         console: where to tell how it goes; the terminal by default.
+        patience: seconds to wait for a driver on another host, which may be gone.
 
     Raises:
         ValueError: if another process trains the run.
         RunFailedError: if training failed, or was stopped.
     """
     console = console or Console()
-    with alone(run):
+    with alone(run, patience):
         attempt = run.begin_attempt()
         console.print(f"[bold]{run.name}[/], attempt {attempt}")
-        with tracked(run, job.tracking, console), _recorded(run, job, attempt):
-            run_workers(job, run, attempt, console)
-            if job.evaluation.final_images != 0:
-                from tap_platform.launch.final_evaluation import evaluate_run
+        with mirrored(run, job.mirror, console):
+            with tracked(run, job.tracking, console), recorded(run, job, attempt):
+                run_workers(job, run, attempt, console)
+                if job.evaluation.final_images != 0:
+                    from tap_platform.launch.final_evaluation import evaluate_run
 
-                evaluate_run(job, run, console)
-        if job.evaluation.page:
-            _write_page(run, console)
+                    evaluate_run(job, run, console)
+            if job.evaluation.page:
+                _write_page(run, console)
     console.print(where_everything_lies(job, run), soft_wrap=True, highlight=False)
     return run
 
@@ -178,74 +214,6 @@ def _write_page(run: RunDirectory, console: Console) -> None:
     except Exception as error:  # whatever it is, the run itself has ended well
         how = shlex.quote(str(run.path))
         console.print(f"[yellow]no page was written ({error});[/] try: tap report {how}")
-
-
-@contextmanager
-def alone(run: RunDirectory) -> Iterator[None]:
-    """Hold the run for one driver: two would write each other's checkpoints and metrics."""
-    with ExitStack() as held:
-        try:
-            held.enter_context(locked(run.path / ".driver.lock", wait=False))
-        except BlockingIOError:
-            status = read_status(run.status)
-            raise ValueError(
-                f"{run.name} is being trained already, by process {status.pid} on {status.host}:"
-                " wait for its end, or stop it first"
-            ) from None
-        yield
-
-
-@contextmanager
-def _recorded(run: RunDirectory, job: JobConfig, attempt: int) -> Iterator[None]:
-    """Keep status and events true to how the block begins and ends."""
-    events = EventLog(run.events, attempt=attempt)
-    update_status(
-        run.status,
-        state="running",
-        attempt=attempt,
-        max_steps=job.training.max_steps,
-        world_size=job.scale.most_workers,
-        message="",
-        **driver_identity(),
-    )
-    events.record("started", workers=job.scale.workers, strategy=job.scale.strategy)
-    try:
-        yield
-    except RunStoppedError as stop:
-        update_status(run.status, state="interrupted", message=str(stop))
-        events.record("interrupted", reason=str(stop))
-        raise
-    except (KeyboardInterrupt, SystemExit):  # Ray answers Ctrl-C and SIGTERM with an exit
-        update_status(run.status, state="interrupted", message="stopped by a signal")
-        events.record("interrupted")
-        raise RunStoppedError(
-            f"{run.name} was stopped; go on with: tap train --resume {shlex.quote(str(run.path))}"
-        ) from None
-    except BaseException as error:
-        update_status(run.status, state="failed", message=str(error)[:2000])
-        events.record("failed", reason=str(error)[:2000])
-        raise
-    update_status(run.status, state="finished", step=job.training.max_steps)
-    events.record("finished")
-
-
-@contextmanager
-def tracked(run: RunDirectory, tracking: TrackingConfig, console: Console) -> Iterator[None]:
-    """Let a tracker follow the run; its last look comes after the run's end is recorded."""
-    follower = build_follower(run, tracking)
-    if follower is None:
-        yield
-        return
-    follower.start()
-    try:
-        yield
-    finally:
-        if not follower.stop(tracking.final_timeout):
-            console.print(
-                f"{tracking.tracker} lacks the last records of this run (why: {run.events});"
-                f" send them with: tap runs sync {shlex.quote(str(run.path))}",
-                soft_wrap=True,
-            )
 
 
 def where_everything_lies(job: JobConfig, run: RunDirectory) -> str:

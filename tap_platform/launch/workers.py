@@ -9,6 +9,7 @@ from rich.console import Console
 from tap_platform.config.job import JobConfig
 from tap_platform.launch.errors import RunFailedError, RunStoppedError
 from tap_platform.launch.failures import explain_failure, how_to_go_on
+from tap_platform.launch.gauges import exported
 from tap_platform.launch.going_back import check_not_diverged
 from tap_platform.launch.progress import RunProgress
 from tap_platform.launch.ray_session import ray_session
@@ -42,9 +43,11 @@ def run_workers(job: JobConfig, run: RunDirectory, attempt: int, console: Consol
         from ray.exceptions import RayError
         from ray.train import TrainingFailedError
 
-        trainer = _build_trainer(job, run, attempt)
+        use_gpu = _use_gpu(job)
+        trainer = _build_trainer(job, run, attempt, use_gpu)
         try:
-            _fit(trainer, job, run, console)
+            with exported(run, job, use_gpu):
+                _fit(trainer, job, run, console)
         except (TrainingFailedError, RayError) as error:
             raise RunFailedError(explain_failure(error, run, attempt)) from None
         check_not_diverged(run, attempt)
@@ -70,15 +73,14 @@ def _fit(trainer: TorchTrainer, job: JobConfig, run: RunDirectory, console: Cons
             f"{run.name} was stopped before its workers had written a checkpoint;"
             f" {how_to_go_on(run)}"
         ) from None
-    if signal:
-        raise RunStoppedError(f"{run.name} was stopped by {signal}; {how_to_go_on(run)}")
+    if signal or request.asked():
+        raise RunStoppedError(f"{run.name} was stopped by {request.why}; {how_to_go_on(run)}")
 
 
-def _build_trainer(job: JobConfig, run: RunDirectory, attempt: int) -> TorchTrainer:
+def _build_trainer(job: JobConfig, run: RunDirectory, attempt: int, use_gpu: bool) -> TorchTrainer:
     from ray.train import RunConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    use_gpu = _use_gpu(job)
     return TorchTrainer(
         run_worker,
         train_loop_config={

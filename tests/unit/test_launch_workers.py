@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import pytest
 import ray
+from rich.console import Console
 
 from tap_platform.config.load import merge, validate_job
-from tap_platform.launch.workers import _budgets, _scaling, _use_gpu
+from tap_platform.launch.errors import RunStoppedError
+from tap_platform.launch.workers import _budgets, _fit, _scaling, _use_gpu
+from tap_platform.runs.directory import RunDirectory
+from tap_platform.runs.stop_request import StopRequest
 
 TREE = {
     "checkpoint": {"every_steps": 5},
@@ -46,6 +50,20 @@ def test_an_elastic_run_needs_gpus_for_its_fewest_workers(monkeypatch):
     assert uses_gpu(monkeypatch, 1, scale={"workers": [1, 2]})
     with pytest.raises(ValueError, match="workers 2 take a GPU each, the cluster has 1"):
         uses_gpu(monkeypatch, 1, scale={"workers": [2, 4]})
+
+
+def test_workers_that_somebody_else_asked_to_end_have_not_finished(tmp_path):
+    run = RunDirectory.create(tmp_path, "tap", "one")
+    job = validate_job(TREE, where="small")
+
+    class Asked:
+        """Workers that end when somebody writes the request, as if all steps were done."""
+
+        def fit(self):
+            StopRequest(run).ask("a person")
+
+    with pytest.raises(RunStoppedError, match="one was stopped by a person; no checkpoint; go on"):
+        _fit(Asked(), job, run, Console())
 
 
 def test_ray_train_gets_the_sizes_and_the_budgets():

@@ -235,7 +235,7 @@ def test_in_the_background_failures_are_one_event_and_everything_arrives(run):
     assert tracker.changed.wait(10)
     write_steps(run, [4])
     update_status(run.status, state="finished")
-    assert follower.stop(final_sync_timeout=10)
+    assert follower.stop(final_timeout=10)
     assert tracker.metrics == losses([1, 2, 3, 4])
     assert tracker.ends == ["finished"]
     kinds = [event["kind"] for event in read_events(run.events)]
@@ -250,7 +250,7 @@ def test_a_tracker_that_stays_down_is_left_behind_and_synced_later(run):
     follower.start()
     write_steps(run, range(1, 4))
     update_status(run.status, state="finished")
-    assert not follower.stop(final_sync_timeout=10)
+    assert not follower.stop(final_timeout=10)
     assert read_events(run.events)[-1]["kind"] == "tracking_behind"
     tracker.failures = 0
     Follower(run, tracker).sync()
@@ -270,6 +270,6 @@ def test_a_tracker_that_hangs_does_not_hold_up_the_end(run):
     write_steps(run, [1])
     follower.start()
     assert entered.wait(10)
-    assert not follower.stop(final_sync_timeout=0.01)
+    assert not follower.stop(final_timeout=0.01)
     assert tracker.is_abandoned
     released.set()

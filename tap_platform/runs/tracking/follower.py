@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 from tap_platform.runs.directory import RunDirectory
-from tap_platform.runs.events import EventLog
 from tap_platform.runs.files import locked, read_json, read_records
 from tap_platform.runs.metrics import parse_metrics
+from tap_platform.runs.passes import BackgroundPasses
 from tap_platform.runs.provenance import tags_of
 from tap_platform.runs.status import RunStatus, read_status
 from tap_platform.runs.tracking.base import Tracker, flatten
 from tap_platform.runs.tracking.cursor import Cursor
 
-LONGEST_WAIT = 300.0
 _STEP_IN_NAME = re.compile(r"step-(\d+)$")
 
 
-class Follower:
+class Follower(BackgroundPasses):
     """Reads what is new in a run directory and sends it to a tracker.
 
     Training only writes files, so a tracker that is slow or down costs it nothing, and whatever
@@ -38,18 +35,11 @@ class Follower:
             tracker: Where to show it.
             interval: Seconds between two passes in the background.
         """
-        self.run = run
+        super().__init__(run, "tracking", interval, tracker=tracker.name)
         self.tracker = tracker
-        self.interval = interval
         self._cursor_path = run.path / f"tracking-{tracker.name}.json"
-        self._events = EventLog(run.events, attempt=run.attempt)
         self._held = ExitStack()
         self._cursor: Cursor | None = None
-        self._outage = False
-        self._up_to_date = False
-        self._left_behind = False
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="tracking", daemon=True)
 
     def sync(self) -> int:
         """Send all that is new, once, and lets go of the tracker.
@@ -65,57 +55,6 @@ class Follower:
             return self._pass()
         finally:
             self._release()
-
-    def start(self) -> None:
-        """Follow the run in a thread. Failures become one event for an outage, and a retry."""
-        self._thread.start()
-
-    def stop(self, final_sync_timeout: float) -> bool:
-        """End the thread after a last pass.
-
-        Args:
-            final_sync_timeout: Seconds to wait for it. A tracker that needs longer is left behind.
-
-        Returns:
-            Whether the tracker has everything; if not, an event says so, and `sync` is for later.
-        """
-        self._stopping.set()
-        self._thread.join(final_sync_timeout)
-        if self._thread.is_alive():
-            self._left_behind = True
-            self.tracker.abandon()
-        complete = self._up_to_date and not self._thread.is_alive()
-        if not complete:
-            self._note("tracking_behind", tracker=self.tracker.name)
-        return complete
-
-    def _follow(self) -> None:
-        wait = self.interval
-        while not self._stopping.wait(wait):
-            wait = self.interval if self._try_pass() else min(2 * wait, LONGEST_WAIT)
-        if not self._left_behind:
-            self._up_to_date = self._try_pass()
-        with contextlib.suppress(Exception):
-            self._release()
-
-    def _try_pass(self) -> bool:
-        try:
-            self._pass()
-        except Exception as error:
-            if not self._outage:
-                self._note("tracking_failed", tracker=self.tracker.name, error=str(error))
-            self._outage = True
-            with contextlib.suppress(Exception):
-                self._release()
-            return False
-        if self._outage:
-            self._note("tracking_recovered", tracker=self.tracker.name)
-        self._outage = False
-        return True
-
-    def _note(self, kind: str, **fields: str) -> None:
-        with contextlib.suppress(OSError):
-            self._events.record(kind, **fields)
 
     def _pass(self) -> int:
         status = read_status(self.run.status)
@@ -163,6 +102,9 @@ class Follower:
         self._cursor = None
         with self._held:
             self.tracker.close()
+
+    def _abandon(self) -> None:
+        self.tracker.abandon()
 
     def _send_metrics(self, cursor: Cursor) -> int:
         sent = 0

@@ -1,0 +1,1 @@
+"""Where runs run: this computer, a Ray cluster, a Kubernetes namespace."""
