@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import Any
 
@@ -14,6 +14,8 @@ from rich.table import Table
 
 from datamodules.order.mixture import CYCLE, cycle_slots
 from tap_platform.config.job import JobConfig
+from tap_platform.estimate.sizes import as_bytes
+from tap_platform.estimate.state import held_state
 from tap_platform.launch.data_sets import DataSet, data_sets
 from tap_platform.launch.parameters import count_parameters
 
@@ -63,6 +65,9 @@ class Plan(BaseModel):
     least_batch: BatchArithmetic | None
     """With the fewest workers of an elastic run."""
     data: list[DataShare]
+    state: dict[str, int]
+    """Bytes that one worker holds through a step, by part, with the most workers: no activations.
+    `host` is what `scale.offload` moves to host memory."""
 
 
 def make_plan(job: JobConfig) -> Plan:
@@ -87,6 +92,7 @@ def make_plan(job: JobConfig) -> Plan:
             else _batch(job.on(scale.least_workers))
         ),
         data=_data_shares(job),
+        state=held_state(job)._asdict(),
     )
 
 
@@ -142,6 +148,7 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
     console.print(table)
     console.print(_data_table(plan.data))
     console.print(_batch_sentence(plan.batch, plan.least_batch))
+    console.print(_state_sentence(plan.state))
 
 
 def _data_table(shares: Sequence[DataShare]) -> Table:
@@ -168,6 +175,13 @@ def _batch_sentence(batch: BatchArithmetic, least: BatchArithmetic | None) -> st
         f" reads {_reads(batch)};\n{fewest}"
         f"at most {batch.regions_at_most:,} regions a step, {batch.images_in_all:,} images in all."
     )
+
+
+def _state_sentence(state: Mapping[str, int]) -> str:
+    """What is held whatever the batch; `--on` tells the rest."""
+    names = {"average": "moving average", "host": "offloaded state in host memory"}
+    parts = [f"{as_bytes(size)} of {names.get(part, part)}" for part, size in state.items() if size]
+    return f"A worker holds {', '.join(parts)}, beside activations."
 
 
 def _cut(batch: BatchArithmetic) -> str:
