@@ -1,0 +1,1 @@
+"""A Kubernetes namespace with KubeRay: what is made there for a run, and what it says."""

@@ -1,0 +1,94 @@
+"""The variables of the containers of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import ceil
+from typing import Any
+
+from tap_platform.config.machines import Placement
+from tap_platform.config.profile import KubernetesProfile
+from tap_platform.places.kubernetes.groups import price_per_hour
+from tap_platform.places.kubernetes.names import run_directory
+from tap_platform.places.place import Submission
+
+HOME = "/home/tap"
+CACHE = "/var/cache/tap"
+SCRATCH = "/tmp"  # where Ray keeps its session
+GRACE_SECONDS = 30.0
+"""Of a submission without a job."""
+
+_FOLDERS = {
+    "HOME": HOME,
+    # Users without an entry in /etc/passwd have no name, which torch's compiler asks for.
+    "USER": "tap",
+    "TAP_CACHE": CACHE,
+    "XDG_CACHE_HOME": f"{HOME}/.cache",
+    "MPLCONFIGDIR": f"{HOME}/.config/matplotlib",
+    "NUMBA_CACHE_DIR": f"{HOME}/.cache/numba",
+    "TRITON_CACHE_DIR": f"{HOME}/.cache/triton",
+    "TORCHINDUCTOR_CACHE_DIR": f"{HOME}/.cache/torchinductor",
+}
+"""Where programs write that would else write beside themselves: their root is read-only."""
+_PROGRAMS = {"PYTHONUNBUFFERED": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+def grace_seconds(submission: Submission) -> int:
+    """How long a worker has to write its last checkpoint, in whole seconds."""
+    job = submission.job
+    return ceil(job.scale.grace_seconds if job else GRACE_SECONDS)
+
+
+def pre_stop_seconds(submission: Submission) -> int:
+    """How long the hook that runs before a pod is ended may wait for that checkpoint."""
+    return grace_seconds(submission) + 30
+
+
+def termination_seconds(submission: Submission) -> int:
+    """How long a pod has from its notice to its end: the hook, and Ray after it."""
+    return grace_seconds(submission) + 60
+
+
+def node_environment(
+    submission: Submission, profile: KubernetesProfile, placement: Placement
+) -> list[dict[str, Any]]:
+    """The variables of a node of Ray: folders, what leaving takes, the site's and its secrets."""
+    price = price_per_hour(submission, profile)
+    told = {
+        **_FOLDERS,
+        **_PROGRAMS,
+        "TAP_RUN_DIRECTORY": run_directory(submission, profile),
+        "TAP_PRE_STOP_SECONDS": str(pre_stop_seconds(submission)),
+        # Ray ends a driver that is asked to stop after so long; its checkpoint comes first.
+        "RAY_JOB_STOP_WAIT_TIME_S": str(grace_seconds(submission) + 10),
+        # For the cost that is told while the run goes on; without prices, none is.
+        **({"TAP_PRICE_PER_HOUR": f"{price:g}"} if price else {}),
+        **placement.environment,
+    }
+    return [*_plain(told), *_of_secrets(profile)]
+
+
+def helper_environment() -> list[dict[str, Any]]:
+    """The variables of the containers beside Ray's: the submitter, the autoscaler."""
+    return _plain({**_FOLDERS, **_PROGRAMS})
+
+
+def environment_sources(profile: KubernetesProfile) -> list[dict[str, Any]]:
+    """Secrets of which every key is a variable."""
+    return [
+        {"secretRef": {"name": secret.name}}
+        for secret in profile.secrets
+        if not secret.environment and secret.mount is None
+    ]
+
+
+def _of_secrets(profile: KubernetesProfile) -> list[dict[str, Any]]:
+    return [
+        {"name": variable, "valueFrom": {"secretKeyRef": {"name": secret.name, "key": key}}}
+        for secret in profile.secrets
+        for variable, key in secret.environment.items()
+    ]
+
+
+def _plain(variables: Mapping[str, str]) -> list[dict[str, Any]]:
+    return [{"name": name, "value": value} for name, value in variables.items()]
