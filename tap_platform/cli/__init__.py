@@ -11,6 +11,7 @@ from tap_platform.cli.ablation import ablate
 from tap_platform.cli.concepts import concepts
 from tap_platform.cli.data import data
 from tap_platform.cli.models import app, evaluate, export, predict
+from tap_platform.cli.places import describe, logs, ps, resubmit, stop, submit
 from tap_platform.cli.report import report
 from tap_platform.cli.runs import runs
 from tap_platform.cli.training import demo, plan, run_stages, schema, train
@@ -33,6 +34,12 @@ for verb in (
     train,
     run_stages,
     plan,
+    submit,
+    ps,
+    logs,
+    stop,
+    resubmit,
+    describe,
     runs,
     report,
     schema,

@@ -57,8 +57,16 @@ class HostCluster:
     kind = "a network namespace for each host"
     drivers_host = "desk"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, dashboard: bool = False) -> None:
+        """Start nothing yet.
+
+        Args:
+            folder: what all hosts share.
+            dashboard: whether the head has a dashboard, and takes jobs: drivers run there then, and
+                the desk is a host without Ray.
+        """
         self.folder = folder
+        self.dashboard = dashboard
         self.network = Network(folder, kept=[REPOSITORY, PROGRAMS.parent])
         self.remembers = shutil.which("redis-server") is not None
         self.nodes: dict[str, Process] = {}
@@ -71,7 +79,12 @@ class HostCluster:
         self.network.add("store")
         if self.remembers:
             self._start_redis()
-        for name in ("head", "desk", *WORKERS):
+        self.add("head")
+        if self.dashboard:
+            self.network.add("desk")
+        else:
+            self.add("desk")
+        for name in WORKERS:
             self.add(name)
 
     @property
@@ -184,7 +197,9 @@ class HostCluster:
             cpus = CPUS if name in WORKERS else 1
             return [*plain, f"--address={self.address}", f"--num-cpus={cpus}"]
         password = [f"--redis-password={self._password}"] if self.remembers else []
-        here = ["--head", f"--port={PORT}", "--include-dashboard=false", "--num-cpus=0"]
+        shown = ["--include-dashboard=true", "--dashboard-host=0.0.0.0", "--num-cpus=1"]
+        hidden = ["--include-dashboard=false", "--num-cpus=0"]
+        here = ["--head", f"--port={PORT}", *(shown if self.dashboard else hidden)]
         return [*plain, *here, *password]
 
     def _log(self, name: str) -> Path:

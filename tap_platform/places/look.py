@@ -1,0 +1,178 @@
+"""Finding runs, wherever they were submitted, and how they stand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from tap_platform.config.profile import Profile
+from tap_platform.places.find import find_profile, place_of
+from tap_platform.places.local import LocalPlace
+from tap_platform.places.place import Place, PlaceState, State
+from tap_platform.places.run_files import run_status
+from tap_platform.places.states import RunState, combine
+from tap_platform.places.submissions import Record, Submissions
+from tap_platform.runs.directory import RunDirectory
+from tap_platform.runs.status import State as Written
+from tap_platform.runs.status import read_status
+
+STORAGE = "runs"
+"""Where runs lie that were started here without a place."""
+_HERE: dict[Written, State] = {
+    "preparing": "starting",
+    "running": "running",
+    "finished": "succeeded",
+    "failed": "failed",
+    "interrupted": "stopped",
+}
+_AT_ONCE = 8
+
+
+class Found(NamedTuple):
+    """A run and where it was submitted to."""
+
+    run: str
+    place: Place
+    profile: Profile | None
+    record: Record | None
+    """Of its submission; None if it was submitted elsewhere."""
+
+    def state(self) -> RunState:
+        """How it stands."""
+        return combined(_asked(self.place, self.run), self.profile, self.record)
+
+
+def find_run(run: str, on: str | None = None) -> Found:
+    """Where a run is.
+
+    Args:
+        run: its name.
+        on: its place; None looks at what was submitted from here, and at the runs of this computer.
+
+    Raises:
+        ValueError: if it is not known here.
+    """
+    submissions = Submissions()
+    record = submissions.find(run)
+    if on is not None:
+        name, profile = find_profile(on)
+        return Found(run, place_of(name, profile), profile, record)
+    if record is not None:
+        return Found(run, place_of(record.place, record.profile), record.profile, record)
+    if _here(run) is not None:
+        return Found(run, LocalPlace(), None, None)
+    near = submissions.like(run)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    raise ValueError(
+        f"no run {run!r} was submitted from here: {hint}of one that somebody else submitted, name"
+        " the place with --on"
+    )
+
+
+def look_at_all(on: str | None = None) -> list[RunState]:
+    """How runs stand.
+
+    Args:
+        on: the place to ask for all its runs; None looks at what was submitted from here, and at
+            the runs of this computer.
+
+    Raises:
+        ValueError: if that place does not answer. Without `on`, a place that does not answer leaves
+            its runs `unknown`.
+    """
+    if on is not None:
+        name, profile = find_profile(on)
+        records = {each.run: each for each in Submissions().all()}
+        said = place_of(name, profile).states()
+        return [combined(each, profile, records.get(each.run)) for each in said]
+    places: dict[str, list[Record]] = {}
+    for record in Submissions().all():
+        key = record.place + (record.profile.model_dump_json() if record.profile else "")
+        places.setdefault(key, []).append(record)
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        found = [state for states in pool.map(_submitted, places.values()) for state in states]
+    known = {state.place.run for state in found}
+    return found + [state for state in _all_here() if state.place.run not in known]
+
+
+def combined(said: PlaceState, profile: Profile | None, record: Record | None) -> RunState:
+    """A place's word on a run and its directory's; a place that knows nothing is helped out."""
+    if record is not None and said.run_directory is None:
+        said = _helped_out(said, record)
+    return combine(said, run_status(said, profile))
+
+
+def _helped_out(said: PlaceState, record: Record) -> PlaceState:
+    """What the record knows of a run that its place has forgotten."""
+    path = f"{record.project}/{record.run}"
+    job = record.job
+    if said.state == "gone" and record.stopped is not None:
+        said = said._replace(state="stopped", since=record.stopped)
+    return said._replace(
+        project=record.project,
+        by=record.by,
+        run_directory=f"{job.storage}/{path}" if job else None,
+        mirror=f"{job.mirror.url.rstrip('/')}/{path}" if job and job.mirror.url else None,
+    )
+
+
+def _submitted(records: Sequence[Record]) -> list[RunState]:
+    """How the runs of one place stand, which is asked once."""
+    first = records[0]
+    why_not = ""
+    said: dict[str, PlaceState] = {}
+    try:
+        said = {each.run: each for each in place_of(first.place, first.profile).states()}
+    except (ValueError, OSError) as error:
+        why_not = str(error)
+    states = []
+    for record in records:
+        unsaid = (
+            _without_word(record.run, record.place, "unknown", why_not)
+            if why_not
+            else _without_word(record.run, record.place, "gone", "nothing is left of it there")
+        )
+        states.append(combined(said.get(record.run, unsaid), record.profile, record))
+    return states
+
+
+def _asked(place: Place, run: str) -> PlaceState:
+    """What a place says of a run, be it that it cannot be asked."""
+    if isinstance(place, LocalPlace) and (here := _here(run)) and place.state(run).state == "gone":
+        return _of_here(here)
+    try:
+        return place.state(run)
+    except (ValueError, OSError) as error:
+        return _without_word(run, place.name, "unknown", str(error))
+
+
+def _without_word(run: str, place: str, state: State, why: str) -> PlaceState:
+    return PlaceState(run, "", state, why, None, place, None, None, "")
+
+
+def _all_here() -> list[RunState]:
+    """Runs of this computer, however they were started."""
+    submitted = {each.run: each for each in LocalPlace().states()}
+    here = {run.name: _of_here(run) for run in RunDirectory.all(STORAGE)}
+    return [combined(said, None, None) for said in {**here, **submitted}.values()]
+
+
+def _here(run: str) -> RunDirectory | None:
+    return next((each for each in RunDirectory.all(STORAGE) if each.name == run), None)
+
+
+def _of_here(run: RunDirectory) -> PlaceState:
+    """What can be said of a run that was started here without a place: its own word."""
+    status = read_status(run.status)
+    return PlaceState(
+        run=run.name,
+        project=run.project,
+        state=_HERE[status.state],
+        why=status.message.partition("\n")[0],
+        since=status.updated,
+        place="local",
+        run_directory=str(run.path),
+        mirror=None,
+        by="",
+    )

@@ -1,0 +1,1 @@
+"""Runs on a Ray cluster that is there already, through its Jobs API."""

@@ -1,0 +1,158 @@
+"""Runs and their states, for people."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from rich.console import Console
+from rich.table import Table
+
+from tap_platform.places.look import Found
+from tap_platform.places.run_files import run_files
+from tap_platform.places.states import RunState
+from tap_platform.runs.directory import RunDirectory
+from tap_platform.runs.events import read_events
+
+_SHOWN_FOR = timedelta(days=1)
+_LAST_EVENTS = 8
+_COLOURS = {
+    "running": "green",
+    "succeeded": "green",
+    "failed": "red",
+    "lost": "red",
+    "stopped": "yellow",
+    "unknown": "yellow",
+}
+
+
+def recent(states: Sequence[RunState]) -> list[RunState]:
+    """Those that go on, or ended within a day."""
+    return [state for state in states if not state.ended or _age(state) < _SHOWN_FOR]
+
+
+def state_record(state: RunState) -> str:
+    """A state as a line of JSON."""
+    status = state.status
+    return json.dumps(
+        {
+            "run": state.place.run,
+            "project": state.place.project,
+            "state": state.state,
+            "why": state.why,
+            "place": state.place.place,
+            "since": state.place.since,
+            "step": status and status.step,
+            "max_steps": status and status.max_steps,
+            "run_directory": state.place.run_directory,
+            "by": state.place.by,
+        }
+    )
+
+
+def print_states(
+    states: Sequence[RunState], left_out: int = 0, console: Console | None = None
+) -> None:
+    """Print a table of runs, and under it why some of them are where they are."""
+    console = console or Console()
+    if states:
+        console.print(_table(states))
+    for state in states:
+        if state.why:
+            _print_why(state, console)
+    if left_out:
+        console.print(f"{left_out} more ended over a day ago: --all")
+    elif not states:
+        console.print("no runs")
+
+
+def _table(states: Sequence[RunState]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in ("run", "state", "step", "place", "since", "by"):
+        # A name that is cut cannot be copied.
+        table.add_column(column, overflow="fold", no_wrap=column == "run")
+    for state in sorted(states, key=lambda each: (each.ended, each.place.run)):
+        colour = _COLOURS.get(state.state, "default")
+        table.add_row(
+            state.place.run,
+            f"[{colour}]{state.state}[/]",
+            state.progress,
+            state.place.place,
+            _ago(state),
+            state.place.by,
+        )
+    return table
+
+
+def _print_why(state: RunState, console: Console) -> None:
+    first = state.why.partition("\n")[0]
+    console.print(f"[bold]{state.place.run}[/]: {first}", soft_wrap=True, highlight=False)
+
+
+def print_run(found: Found, console: Console | None = None) -> None:
+    """Print all that is known of a run.
+
+    Raises:
+        ValueError: if nothing is.
+    """
+    console = console or Console()
+    state = found.state()
+    for name, text in _facts(found, state).items():
+        if text:
+            console.print(f"{name:<15}{text}", soft_wrap=True, highlight=False, markup=False)
+    try:
+        directory = run_files(state.place, found.profile)
+    except (ValueError, OSError) as error:
+        console.print(f"{'files':<15}{error}", soft_wrap=True, highlight=False, markup=False)
+        return
+    _print_events(directory, console)
+
+
+def _facts(found: Found, state: RunState) -> dict[str, str]:
+    place, record, status = state.place, found.record, state.status
+    code = record.code if record else None
+    revision = f"{code.revision}{' with changes' if code.changed else ''}" if code else ""
+    return {
+        "run": found.run,
+        "project": place.project,
+        "state": state.state + (f" since {place.since[:19]}" if place.since else ""),
+        "why": state.why,
+        "step": state.progress,
+        "attempt": str(status.attempt) if status and status.attempt else "",
+        "place": found.place.name,
+        "namespace": getattr(found.profile, "namespace", ""),
+        "directory": place.run_directory or "",
+        "mirror": place.mirror or "",
+        "kind": record.kind if record else "",
+        "command": shlex.join(record.command) if record else "",
+        "code": revision,
+        "submitted": f"{record.submitted[:19]} by {record.by}" if record else place.by,
+    }
+
+
+def _print_events(directory: RunDirectory, console: Console) -> None:
+    console.print(f"{'files':<15}{directory.path}", soft_wrap=True, highlight=False)
+    events = read_events(directory.events)
+    for event in events[-_LAST_EVENTS:]:
+        told = str(event.get("reason") or event.get("message") or "").partition("\n")[0]
+        line = f"  {event['time'][:19]}  attempt {event['attempt']}  {event['kind']}  {told}"
+        console.print(line.rstrip(), soft_wrap=True, highlight=False, markup=False)
+
+
+def _age(state: RunState) -> timedelta:
+    """How long ago it came to this; a moment ago if nobody knows."""
+    when = state.place.since or (state.status.updated if state.status else None)
+    if when is None:
+        return timedelta()
+    return datetime.now(UTC) - datetime.fromisoformat(when)
+
+
+def _ago(state: RunState) -> str:
+    if state.place.since is None and state.status is None:
+        return ""
+    minutes = int(_age(state).total_seconds() // 60)
+    if minutes < 60:
+        return f"{max(minutes, 0)} min"
+    return f"{minutes // 60} h" if minutes < 60 * 48 else f"{minutes // (60 * 24)} d"
