@@ -7,7 +7,7 @@ STAMP := .venv/.installed
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types lock bench bench-gpu chaos clean
+.PHONY: help setup demo test lint types lock image sbom bench bench-gpu chaos clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -35,15 +35,26 @@ else
 	$(BIN)/python -m pytest tests/integration tests/chaos
 endif
 
-lint: $(STAMP) ## Check format and lint
+lint: $(STAMP) ## Check format and lint, the image's Dockerfile too
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/hadolint cluster/image/Dockerfile
 
 types: $(STAMP) ## Check types
 	$(BIN)/mypy
 
 lock: | $(BIN)/uv ## Lock exact versions with hashes, without download addresses
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --quiet --output-file requirements.lock
+
+IMAGE ?= tap-platform:0.1.0
+image: ## Build the image of clusters, IMAGE=REGISTRY/NAME:TAG; takes a container engine
+	docker build --file cluster/image/Dockerfile --tag $(IMAGE) \
+		--build-arg REVISION=$$(git rev-parse HEAD) --build-arg CREATED=$$(date -u +%FT%TZ) $(BUILD) .
+
+sbom: $(STAMP) ## Write what the image is made of, as CycloneDX, to dist/sbom.cdx.json
+	mkdir -p dist
+	$(BIN)/uv pip compile pyproject.toml --extra image --constraints requirements.lock --python-version 3.11 --python-platform linux --generate-hashes --no-annotate --no-header --quiet --output-file dist/image.txt
+	$(BIN)/cyclonedx-py requirements dist/image.txt --pyproject pyproject.toml --mc-type application --output-reproducible --output-file dist/sbom.cdx.json
 
 bench: $(STAMP) ## Measure the data stream and the model, side by side with the usual way
 	$(BIN)/python tests/perf/data.py
@@ -56,5 +67,5 @@ chaos: $(STAMP) ## Break runs on a cluster of several hosts on this computer (do
 	$(BIN)/python -m tests.chaos.run $(CHAOS)
 
 clean: ## Remove .venv, caches, runs and made data
-	rm -rf .venv runs data .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv runs data dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
