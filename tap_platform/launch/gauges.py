@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tap_platform.config.job import JobConfig
+from tap_platform.launch.step_flops import StepFlops
 from tap_platform.runs.directory import RunDirectory
 from tap_platform.runs.files import read_records
 from tap_platform.runs.metrics import MetricsReader
@@ -64,7 +65,8 @@ class RunGauges(BackgroundPasses):
         self._use_gpu = use_gpu
         self._price = float(os.environ.get(PRICE) or 0)
         self._peak = 1e12 * float(os.environ.get(PEAK) or 0)
-        self._flops: float | None = None
+        self._flops = StepFlops(job, use_gpu) if self._peak else None
+        self._shown: dict[str, float] = {}
         self._metrics = MetricsReader(run.metrics)
         self._usage = Usage()
         self._events_read = 0
@@ -75,14 +77,18 @@ class RunGauges(BackgroundPasses):
 
     def _pass(self) -> None:
         self._read_events()
-        measured = self._measured()
-        self._show(measured | self._totals(time.time()))
-        if self._peak and "tap_step_seconds" in measured:
-            self._show({"tap_mfu": self._mfu(measured["tap_step_seconds"])})
+        self._shown |= self._measured() | self._totals(time.time())
+        # All of them each time: Ray forgets a gauge that is not set between two of its looks.
+        self._show(self._shown)
+        self._show(self._mfu())
 
     def _show(self, values: dict[str, float]) -> None:
         for name, value in values.items():
             self._gauges[name].set(value)
+
+    def _release(self) -> None:
+        if self._flops and self._is_last:
+            self._flops.leave()
 
     def _measured(self) -> dict[str, float]:
         """The last value of each measure since the last look."""
@@ -94,19 +100,14 @@ class RunGauges(BackgroundPasses):
                 found |= {MEASURED[name]: values[name] for name in MEASURED if name in values}
         return found
 
-    def _mfu(self, step_seconds: float) -> float:
+    def _mfu(self) -> dict[str, float]:
+        """Nothing before a step is measured and its FLOPs are counted."""
+        seconds = self._shown.get("tap_step_seconds")
+        if self._flops is None or seconds is None:
+            return {}
+        flops = self._flops.value(LAST_LOOK_SECONDS if self._is_last else 0)
         workers = self._usage.workers or self._job.scale.most_workers
-        return self._step_flops() / (workers * self._peak * step_seconds)
-
-    def _step_flops(self) -> float:
-        """Of one optimizer step of all workers together, however many they are."""
-        if self._flops is None:
-            from tap_platform.estimate.traced_step import trace_step
-
-            job = self._job
-            passes = job.accumulation * job.scale.most_workers
-            self._flops = passes * float(trace_step(job, self._use_gpu).flops)
-        return self._flops
+        return {} if flops is None else {"tap_mfu": flops / (workers * self._peak * seconds)}
 
     def _totals(self, now: float) -> dict[str, float]:
         usage = self._usage
