@@ -44,8 +44,8 @@ def load_profile(name: str) -> tuple[str, Profile]:
     path = known.get(name) or Path(name)
     if not path.is_file() and path.suffix not in (".yaml", ".yml"):
         near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-        raise ValueError(f"there is no profile {name!r}: {hint} A path of a YAML file does too")
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}."
+        raise ValueError(f"there is no profile {name!r}: {hint} The path of a YAML file does too.")
     return path.stem, validate_profile(read_tree(path), where=str(path))
 
 

@@ -1,4 +1,7 @@
-"""The caller's code as a zip: files that git tracks, and nothing else."""
+"""The caller's code as a zip: files that git tracks, and nothing else.
+
+What `.gitattributes` marks `export-ignore` (tests, pictures) stays at home, as in `git archive`.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,15 @@ LARGEST = 100_000_000
 """Bytes of a package; most of what is larger is data, whose place is the storage."""
 REVISION_FILE = ".tap-revision.json"
 """In the package's root: which commit it is, and what differs from it."""
+_WANTED = ":(exclude,top,attr:export-ignore)"
 _OLDEST = (1980, 1, 1, 0, 0, 0)
 
 
 def pack_code(folder: Path, largest: int = LARGEST) -> CodePackage:
     """The tracked files of the repository around a folder, as they are now.
 
-    The same files make the same bytes, whenever and wherever they are packed.
+    Those marked `export-ignore` are left out. The same files make the same bytes, whenever and
+    wherever they are packed.
 
     Args:
         folder: in the repository.
@@ -31,7 +36,7 @@ def pack_code(folder: Path, largest: int = LARGEST) -> CodePackage:
         ValueError: if there is no repository, or its files are too many.
     """
     root = Path(_git(folder, "rev-parse", "--show-toplevel").strip())
-    names = sorted(filter(None, _git(root, "ls-files", "-z").split("\0")))
+    names = sorted(filter(None, _git(root, "ls-files", "-z", "--", _WANTED).split("\0")))
     # Neither a submodule nor a file that was deleted without telling git can be read.
     files = [name for name in names if (root / name).is_file()]
     _check_size(root, files, largest)
@@ -75,8 +80,9 @@ def _too_large(root: Path, files: list[str], size: str, largest: int) -> str:
     shown = ", ".join(f"{name} ({(root / name).stat().st_size:,} bytes)" for name in by_size)
     return (
         f"the code in {root} is too large to take along: {size}, and {largest:,} are allowed; the"
-        f" largest files are {shown}. Put data on the storage, or the code into the image and"
-        " submit with --code none"
+        f" largest files are {shown}. Put data on the storage, mark what a run does not need"
+        " in .gitattributes (`tests/** export-ignore`), or put the code into the image and submit"
+        " with --code none"
     )
 
 

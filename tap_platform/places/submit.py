@@ -24,7 +24,7 @@ KINDS: dict[str, Kind] = {
     "ablate": "sweep",
     "concepts": "data",
     "data": "data",
-    "evaluate": "evaluate",
+    "eval": "evaluate",
     "label": "data",
 }
 """What a verb of `tap` does, of those that may be submitted."""

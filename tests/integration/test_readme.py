@@ -85,7 +85,7 @@ def test_every_verb_does_what_the_readme_says(coco, teacher, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     (tmp_path / "jobs").symlink_to(REPOSITORY / "jobs")
     verbs = [words[1:] for words in commands() if words[0] != "make"]
-    assert len({words[0] for words in verbs}) == 10
+    assert len({words[0] for words in verbs}) == 11
     for words in verbs:
         line = [teacher if word == "TEACHER" else word for word in words]
         run_verb([word.replace("PATH/TO/COCO", str(coco)) for word in line], coco)

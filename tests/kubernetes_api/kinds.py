@@ -43,8 +43,8 @@ KINDS = [
     Kind("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget", "poddisruptionbudget"),
     Kind("ray.io", "v1", "rayjobs", "RayJob", "rayjob"),
     Kind("ray.io", "v1", "rayclusters", "RayCluster", "raycluster"),
-    Kind("kueue.x-k8s.io", "v1beta1", "localqueues", "LocalQueue", "localqueue"),
-    Kind("kueue.x-k8s.io", "v1beta1", "workloads", "Workload", "workload"),
+    Kind("kueue.x-k8s.io", "v1beta2", "localqueues", "LocalQueue", "localqueue"),
+    Kind("kueue.x-k8s.io", "v1beta2", "workloads", "Workload", "workload"),
 ]
 _WITHOUT_SCHEMA = {"LocalQueue", "Workload"}
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")

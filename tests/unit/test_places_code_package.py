@@ -49,6 +49,15 @@ def test_tracked_files_and_no_others(repository):
     assert json.loads(files[REVISION_FILE]) == {"revision": package.revision, "changed": []}
 
 
+def test_what_a_run_does_not_need_stays_at_home(repository):
+    (repository / "tests").mkdir()
+    (repository / "tests" / "test_code.py").write_text("")
+    (repository / ".gitattributes").write_text("tests/** export-ignore\n")
+    git(repository, "add", ".")
+    files = unpacked(pack_code(repository / "package"))
+    assert set(files) == {REVISION_FILE, ".gitattributes", "package/code.py", "run.sh"}
+
+
 def test_the_same_files_make_the_same_bytes(repository):
     before = pack_code(repository).zip
     os.utime(repository / "run.sh", (0, 0))

@@ -8,7 +8,7 @@ from typing import Any
 
 from tap_platform.config.machines import Placement
 from tap_platform.config.profile import KubernetesProfile
-from tap_platform.places.kubernetes.groups import price_per_hour
+from tap_platform.places.kubernetes.groups import price_per_hour, shares
 from tap_platform.places.kubernetes.names import run_directory
 from tap_platform.places.place import Submission
 
@@ -39,6 +39,13 @@ def grace_seconds(submission: Submission) -> int:
     return ceil(job.scale.grace_seconds if job else GRACE_SECONDS)
 
 
+def stop_seconds(submission: Submission) -> int:
+    """How long a driver that is asked to end may take: the checkpoint, and its last records."""
+    job = submission.job
+    last_records = job.tracking.final_timeout + job.mirror.final_timeout if job else 0
+    return grace_seconds(submission) + ceil(last_records) + 10
+
+
 def pre_stop_seconds(submission: Submission) -> int:
     """How long the hook that runs before a pod is ended may wait for that checkpoint."""
     return grace_seconds(submission) + 30
@@ -54,15 +61,16 @@ def node_environment(
 ) -> list[dict[str, Any]]:
     """The variables of a node of Ray: folders, what leaving takes, the site's and its secrets."""
     price = price_per_hour(submission, profile)
+    gpu = shares(submission, profile)[0].group.gpu
     told = {
         **_FOLDERS,
         **_PROGRAMS,
         "TAP_RUN_DIRECTORY": run_directory(submission, profile),
         "TAP_PRE_STOP_SECONDS": str(pre_stop_seconds(submission)),
-        # Ray ends a driver that is asked to stop after so long; its checkpoint comes first.
-        "RAY_JOB_STOP_WAIT_TIME_S": str(grace_seconds(submission) + 10),
-        # For the cost that is told while the run goes on; without prices, none is.
+        "RAY_JOB_STOP_WAIT_TIME_S": str(stop_seconds(submission)),
+        # For the cost and the MFU that are told while the run goes on.
         **({"TAP_PRICE_PER_HOUR": f"{price:g}"} if price else {}),
+        **({"TAP_GPU_TFLOPS": f"{gpu.tflops:g}"} if gpu else {}),
         **placement.environment,
     }
     return [*_plain(told), *_of_secrets(profile)]

@@ -32,8 +32,8 @@ CLAIMS = Resource(
     "", "v1", "persistentvolumeclaims", "PersistentVolumeClaim", "persistent_volume_claim"
 )
 ACCOUNTS = Resource("", "v1", "serviceaccounts", "ServiceAccount", "service_account")
-LOCAL_QUEUES = Resource("kueue.x-k8s.io", "v1beta1", "localqueues", "LocalQueue")
-WORKLOADS = Resource("kueue.x-k8s.io", "v1beta1", "workloads", "Workload")
+LOCAL_QUEUES = Resource("kueue.x-k8s.io", "v1beta2", "localqueues", "LocalQueue")
+WORKLOADS = Resource("kueue.x-k8s.io", "v1beta2", "workloads", "Workload")
 
 MADE = {each.kind: each for each in (CONFIG_MAPS, BUDGETS, RAY_JOBS)}
 """What is made for a run, by kind."""
