@@ -75,6 +75,8 @@ def trace_step(job: JobConfig, on_gpu: bool) -> TracedStep:
         trained = [each for each in recipe.parameters() if each.requires_grad]
         for parameter in trained:
             parameter.register_post_accumulate_grad_hook(lambda p: _set_apart(live, p))
+            if job.model.activation_checkpointing:
+                parameter.register_post_accumulate_grad_hook(_end_what_was_recomputed)
         with live, flops, _quick_collection():
             saved = _step(recipe, batch, live, job.training.precision != "fp32")
         return TracedStep(
@@ -130,7 +132,10 @@ def _step(recipe: RegionRecipe, batch: RegionBatch, live: LiveMemory, in_half: b
 def _set_apart(live: LiveMemory, parameter: Tensor) -> None:
     assert parameter.grad is not None
     live.set_apart(parameter.grad)
-    # What was computed again ends at once where tensors are real; fake ones hold each other.
+
+
+def _end_what_was_recomputed(_: Tensor) -> None:
+    """Where tensors are real it ends at once; fake ones hold each other."""
     gc.collect()
 
 
