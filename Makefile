@@ -7,7 +7,7 @@ STAMP := .venv/.installed
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types lock image sbom bench bench-gpu chaos clean
+.PHONY: help setup demo test test-long lint types lock image sbom bench bench-gpu chaos clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -34,6 +34,9 @@ else
 	$(BIN)/python -m pytest tests/unit -n 2 --dist loadfile
 	$(BIN)/python -m pytest tests/integration tests/chaos
 endif
+
+test-long: $(STAMP) ## Run the tests that `make test` leaves out, for they take minutes
+	$(BIN)/python -m pytest tests/integration tests/chaos -m long
 
 lint: $(STAMP) ## Check format and lint, the image's Dockerfile too
 	$(BIN)/ruff format --check .

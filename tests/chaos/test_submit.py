@@ -85,6 +85,7 @@ def write_long_job(folder: Path) -> Path:
 
 
 @needs_hosts
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_run_is_submitted_followed_broken_stopped_and_read_afterwards(cluster):
     desk = Desk(cluster)

@@ -67,6 +67,7 @@ def spec(tmp_path):
     return path
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("ray_cluster")
 def test_an_ablation_that_was_cut_goes_on_to_its_tables(spec, tmp_path, monkeypatch):
     run_unit = ablation.run_unit

@@ -142,6 +142,7 @@ def test_going_back_in_vain_fails_with_the_samples_listed(bad_steps):
     assert all(bool(weight.isfinite().all()) for weight in weights.values())
 
 
+@pytest.mark.long
 def test_a_hang_names_the_worker_and_the_run_goes_on(make_job, monkeypatch):
     job = make_job(
         "hangs",

@@ -122,6 +122,7 @@ main()
     check_same(place, name)
 
 
+@pytest.mark.long
 def test_workers_and_readers_in_ray_give_the_same_bytes(place, ray_cluster):
     said = make(place, "ray", crew=Crew(2, 3, "cpu"))
     assert f"labelled {SAMPLES * (SHARDS - 1)} train images" in said
@@ -129,6 +130,7 @@ def test_workers_and_readers_in_ray_give_the_same_bytes(place, ray_cluster):
     check_same(place, "ray")
 
 
+@pytest.mark.long
 def test_ray_goes_on_with_the_shards_that_are_missing(place, ray_cluster, monkeypatch):
     write, written = shard_tasks.write_shard, []
 

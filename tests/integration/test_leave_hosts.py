@@ -15,6 +15,7 @@ from tests.chaos.jobs import write_job
 pytestmark = [
     pytest.mark.skipif(why_not() is not None, reason=str(why_not())),
     pytest.mark.timeout(900),
+    pytest.mark.long,
 ]
 
 STEPS = 60

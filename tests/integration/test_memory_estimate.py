@@ -43,13 +43,19 @@ def job(*overrides):
     [
         ("training.precision=fp32",),
         ("training.precision=bf16",),
-        ("training.global_batch=1",),
-        ("training.global_batch=4", "training.micro_batch=2"),
+        pytest.param(("training.global_batch=1",), marks=pytest.mark.long),
+        pytest.param(("training.global_batch=4", "training.micro_batch=2"), marks=pytest.mark.long),
         ("model.activation_checkpointing=true", "data.regions_per_image=1", WIDE),
-        ("model={preset: tiny, image_size: 384, window_size: 8}", "training.precision=bf16"),
+        pytest.param(
+            ("model={preset: tiny, image_size: 384, window_size: 8}", "training.precision=bf16"),
+            marks=pytest.mark.long,
+        ),
         (WIDE, "optimizer.decay_rule=v1.0"),
         ("recipe={type: tap_caption, train: all}",),
-        ("recipe={type: tap_caption, train: text_decoder}", "data.regions_per_image=16"),
+        pytest.param(
+            ("recipe={type: tap_caption, train: text_decoder}", "data.regions_per_image=16"),
+            marks=pytest.mark.long,
+        ),
     ],
     ids=lambda each: ", ".join(each)[:60],
 )

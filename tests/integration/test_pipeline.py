@@ -15,7 +15,11 @@ from tap_platform.runs.files import read_json
 from tap_platform.runs.status import read_status, update_status
 from tap_platform.training.base_weights import whole_weights
 
-pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.usefixtures("ray_cluster"),
+    pytest.mark.timeout(600),
+    pytest.mark.long,
+]
 
 STEPS = {"pretrain": 4, "partial": 40, "full": 4}
 CAPTIONS = {"type": "tap_caption"}

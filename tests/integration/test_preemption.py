@@ -13,7 +13,7 @@ from tap_platform.runs import checkpoints
 from tap_platform.runs.events import read_events
 from tap_platform.runs.status import read_status
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.long]
 
 STEPS = 40
 CHANGES = {

@@ -23,6 +23,14 @@ TOLERANCE = 2e-4
 LAST = 12
 
 
+CHANGES = [
+    ("one", 4),
+    pytest.param("two_again", 8, marks=pytest.mark.long),
+    pytest.param("four", 4, marks=pytest.mark.long),
+]
+"""Name of the fixture, and the step that it goes on from."""
+
+
 @pytest.fixture(scope="module")
 def unbroken(make_job):
     """By strategy: twelve steps on two workers, an epoch and a half."""
@@ -92,7 +100,7 @@ def four(unbroken):
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize(("moved", "start"), [("one", 4), ("two_again", 8), ("four", 4)])
+@pytest.mark.parametrize(("moved", "start"), CHANGES)
 def test_other_workers_go_on_with_the_same_curve(strategy, moved, start, unbroken, request):
     expected, run = unbroken[strategy], request.getfixturevalue(moved)[strategy]
     assert starts(run) == [f"step-{start}"]

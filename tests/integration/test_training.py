@@ -57,6 +57,7 @@ def test_micro_batches_are_cut_from_the_same_global_batches(one_worker, accumula
     assert len(set(regions.values())) > 1
 
 
+@pytest.mark.long
 def test_a_worker_killed_in_mid_epoch_changes_no_later_loss(make_job, two_workers):
     scale = {"workers": 2, "max_failures": 1}
     job = make_job("worker-killed", model=NO_DROPOUT, scale=scale, **SAVED)
@@ -68,6 +69,7 @@ def test_a_worker_killed_in_mid_epoch_changes_no_later_loss(make_job, two_worker
     assert read_status(run.status).state == "finished"
 
 
+@pytest.mark.long
 def test_a_run_killed_as_a_whole_goes_on_with_equal_bits(make_job, accumulated, tmp_path):
     job = make_job(
         "run-killed",
