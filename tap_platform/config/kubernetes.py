@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from tap_platform.config.base import Section
 from tap_platform.config.machines import DnsLabel
+from tap_platform.config.pod_shape import pod_faults
 
 
 class QueueConfig(Section):
@@ -15,7 +16,7 @@ class QueueConfig(Section):
 
     system: Literal["kueue", "volcano", "yunikorn", "kai"]
     """What schedules: `tap submit` writes its labels."""
-    name: str
+    name: str = Field(min_length=1)
     """Of the queue, as the system knows it."""
 
 
@@ -73,6 +74,13 @@ class PodPatches(Section):
     submitter: dict[str, Any] = Field(default_factory=dict)
     """Of the pod that hands the run to Ray."""
 
+    @field_validator("head", "workers", "submitter")
+    @classmethod
+    def _has_the_shape_of_a_pod(cls, patch: dict[str, Any]) -> dict[str, Any]:
+        if fault := next(pod_faults(patch), None):
+            raise ValueError(fault)
+        return patch
+
 
 class LifetimeConfig(Section):
     """How long what a run made may last, and how often it is tried."""
@@ -81,8 +89,12 @@ class LifetimeConfig(Section):
     """How long the cluster of an ended run stays, its GPUs with it, for whoever wants to look.
     Everything of the run lies in its storage."""
     retries: int = Field(2, ge=0)
-    """New clusters that are tried when one is lost; the run goes on from its checkpoint."""
+    """New clusters that are tried when one is lost, or the driver fails; the run goes on from its
+    checkpoint. What has no checkpoints (`tap data`, `tap eval`) is tried once, since it would fail
+    again."""
     most_seconds: int | None = Field(None, gt=0)
-    """After which a run is ended, whatever it does; null: never."""
+    """After which an attempt is ended, whatever it does; each new cluster of `retries` has as long.
+    Null: never."""
     start_seconds: int | None = Field(None, gt=0)
-    """How long pods may wait for nodes before the run fails; null: as long as it takes."""
+    """How long an attempt may wait for nodes before it fails; each new cluster of `retries` has as
+    long. Null: as long as it takes."""

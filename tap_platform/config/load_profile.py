@@ -56,7 +56,7 @@ def validate_profile(tree: Mapping[str, Any], where: str) -> Profile:
         ValueError: with one line for every fault.
     """
     place = tree.get("place", "local")
-    if place not in PLACES:
+    if not isinstance(place, str) or place not in PLACES:
         raise ValueError(f"{where}: place: no kind {place!r}: choose one of {', '.join(PLACES)}")
     try:
         return PLACES[place].model_validate(tree)

@@ -14,7 +14,9 @@ class Gpu(NamedTuple):
     """What a plan needs to know of a kind of GPU."""
 
     memory_gb: float
-    """As its maker counts: billions of bytes."""
+    """Billions of bytes that a process can count on. Of HBM makers sell a little more than they
+    say (an H100 of 80 GB has 84.9 billions for processes), which is kept as room; of GDDR a part is
+    taken for error correction, and less is left than they say."""
     tflops: float
     """Dense bf16, without sparsity."""
 
@@ -25,11 +27,11 @@ GPUS = {
     "B200": Gpu(180, 2250),
     "A100": Gpu(80, 312),
     "A100-40GB": Gpu(40, 312),
-    "L40S": Gpu(48, 362),
-    "L4": Gpu(24, 121),
-    "A10G": Gpu(24, 70),
+    "L40S": Gpu(47, 362),
+    "L4": Gpu(23, 121),
+    "A10G": Gpu(23, 70),
     "V100": Gpu(32, 125),
-    "T4": Gpu(16, 65),
+    "T4": Gpu(15, 65),
 }
 """Kinds of GPU by their name; the last two have no bf16, and are told by their fp16."""
 
@@ -81,9 +83,10 @@ class GpuConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _known(cls, value: Any) -> Any:
-        if not isinstance(value, dict) or value.get("type") not in GPUS:
+        kind = value.get("type") if isinstance(value, dict) else None
+        if not isinstance(kind, str) or kind not in GPUS:
             return value
-        known = GPUS[value["type"]]
+        known = GPUS[kind]
         given = {key: each for key, each in value.items() if each != 0}
         return {"memory_gb": known.memory_gb, "tflops": known.tflops, **given}
 

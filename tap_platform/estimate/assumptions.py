@@ -27,6 +27,11 @@ def assumptions_of(job: JobConfig, share: NodeShare, memory: Memory) -> list[str
     if share.pods_most * share.workers_per_pod > 1:
         found.append("no communication hides behind computation: steps may be faster")
     if job.scale.least_workers < job.scale.most_workers:
-        found.append(f"the run has its {job.scale.most_workers} workers all the time")
+        workers = share.workers_of(job)
+        short = f", for more find no room of {job.scale.most_workers}"
+        found.append(
+            f"the run has {workers} workers all the time"
+            + (short if workers < job.scale.most_workers else "")
+        )
     found.append("hours are those of steps: start, held-out looks and evaluation come on top")
     return found

@@ -20,7 +20,7 @@ from tap_platform.estimate.ways import ways_that_fit
 
 
 def estimate(job: JobConfig, profile: Profile, name: str, like: Measured | None = None) -> Estimate:
-    """Work out what a job takes, at the most workers that it may have.
+    """Work out what a job takes, at the most workers that it may have and that find room.
 
     Torch is imported here; seconds pass for a large model.
 
@@ -35,6 +35,7 @@ def estimate(job: JobConfig, profile: Profile, name: str, like: Measured | None 
     """
     shares = nodes_for(job, profile)
     first = shares[0]
+    wanted, job = job, _as_there_is_room(job, first)
     steps = Steps(shares)
     traced, memory = steps.traced(job), steps.memory(job)
     flops = traced.flops * job.accumulation
@@ -56,8 +57,14 @@ def estimate(job: JobConfig, profile: Profile, name: str, like: Measured | None 
         checkpoint=checkpoint_size(job),
         ways=[] if memory.fits else ways_that_fit(job, steps.memory),
         warnings=concerns_of(job, first, memory, feed),
-        assumptions=assumptions_of(job, first, memory),
+        assumptions=assumptions_of(wanted, first, memory),
     )
+
+
+def _as_there_is_room(job: JobConfig, share: NodeShare) -> JobConfig:
+    """The job at the workers that the nodes hold; elastic ones may ask for more."""
+    workers = share.workers_of(job)
+    return job if workers == job.scale.most_workers else job.on(workers)
 
 
 class Steps:

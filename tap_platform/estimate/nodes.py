@@ -25,6 +25,10 @@ class NodeShare(NamedTuple):
     cpus_per_pod: int
     memory_bytes_per_pod: int
 
+    def workers_of(self, job: JobConfig) -> int:
+        """Workers of a job that there are at the most: an elastic one may find less room."""
+        return min(job.scale.most_workers, self.pods_most * self.workers_per_pod)
+
 
 class _Node(NamedTuple):
     """What one node of a group can do for a job."""

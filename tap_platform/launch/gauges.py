@@ -17,12 +17,11 @@ from tap_platform.runs.directory import RunDirectory
 from tap_platform.runs.files import read_records
 from tap_platform.runs.metrics import MetricsReader
 from tap_platform.runs.passes import BackgroundPasses
+from tap_platform.runs.prices import price_per_hour
 from tap_platform.runs.usage import Usage
 
 INTERVAL_SECONDS = 5.0
 LAST_LOOK_SECONDS = 5.0
-PRICE = "TAP_PRICE_PER_HOUR"
-"""Variable with what all machines of the run cost in an hour; unset, no cost is told."""
 PEAK = "TAP_GPU_TFLOPS"
 """Variable with the dense bf16 peak of one of the run's GPUs; unset, no MFU is told."""
 MEASURED = {
@@ -63,7 +62,7 @@ class RunGauges(BackgroundPasses):
         super().__init__(run, "gauges", INTERVAL_SECONDS)
         self._job = job
         self._use_gpu = use_gpu
-        self._price = float(os.environ.get(PRICE) or 0)
+        self._price = price_per_hour() or 0.0
         self._peak = 1e12 * float(os.environ.get(PEAK) or 0)
         self._flops = StepFlops(job, use_gpu) if self._peak else None
         self._shown: dict[str, float] = {}
@@ -105,7 +104,13 @@ class RunGauges(BackgroundPasses):
         seconds = self._shown.get("tap_step_seconds")
         if self._flops is None or seconds is None:
             return {}
-        flops = self._flops.value(LAST_LOOK_SECONDS if self._is_last else 0)
+        try:
+            flops = self._flops.value(LAST_LOOK_SECONDS if self._is_last else 0)
+        except Exception as error:  # whatever it is: the other gauges go on
+            self._note("without_mfu", error=str(error))
+            self._flops.leave()
+            self._flops = None
+            return {}
         workers = self._usage.workers or self._job.scale.most_workers
         return {} if flops is None else {"tap_mfu": flops / (workers * self._peak * seconds)}
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from tap_platform.config.job import JobConfig
 from tap_platform.config.load import load_job
 from tap_platform.launch.changed_job import changes_between
+from tap_platform.launch.driver_log import copied_log
 from tap_platform.launch.train import create_run, go_on, job_of, train
 from tap_platform.runs.directory import RunDirectory, check_storage, local_path
 from tap_platform.runs.files import locked
@@ -43,6 +44,11 @@ def train_named(
     console = console or Console()
     job = load_job(spec, overrides)
     run = RunDirectory(local_path(job.storage) / job.project / name)
+    with copied_log(run):
+        return _trained(job, run, console)
+
+
+def _trained(job: JobConfig, run: RunDirectory, console: Console) -> RunDirectory:
     if _made(job, run, console):
         return train(job, run, console)
     changes = changes_between(job_of(run), job, run)

@@ -8,11 +8,15 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from rich.console import Console
+
 from tap_platform.config.job import JobConfig
+from tap_platform.estimate.nodes import cpus_of_worker
+from tap_platform.launch.new_nodes import gpus_of_worker, is_autoscaled, wait_for_nodes
 
 
 def cpus_needed(job: JobConfig, workers: int | None = None) -> int:
-    """CPUs that the workers, their data tasks and the controller hold at once.
+    """CPUs that the workers and their data tasks hold at once; what coordinates them holds none.
 
     A data task holds one, whether it only reads (`data.decode=consumer`) or decodes too (`ray`);
     threads that decode in a worker share the worker's own.
@@ -21,16 +25,20 @@ def cpus_needed(job: JobConfig, workers: int | None = None) -> int:
         job: the job.
         workers: how many; by default the most that the job may have.
     """
-    per_worker = job.scale.cpus_per_worker + job.data.reader_tasks
-    return (workers or job.scale.most_workers) * per_worker + 1
+    return (workers or job.scale.most_workers) * cpus_of_worker(job)
 
 
 @contextmanager
-def ray_session(job: JobConfig) -> Iterator[None]:
+def ray_session(job: JobConfig, console: Console | None = None) -> Iterator[None]:
     """Join the Ray that this process uses, or the cluster of RAY_ADDRESS, or run one of our own.
 
     The CPUs of our own Ray are places in a queue, not cores: a laptop with two cores still runs
-    two workers and their readers, only slower. Of a cluster, the nodes must see the run directory.
+    two workers and their readers, only slower. Of a cluster, the nodes must see the run directory;
+    where it has an autoscaler, the nodes of the fewest workers are asked for and waited for.
+
+    Args:
+        job: what is to find room.
+        console: where to tell what is waited for; the terminal by default.
 
     Raises:
         ValueError: if a Ray that exists cannot be joined, has fewer CPUs than the job holds, or
@@ -45,8 +53,11 @@ def ray_session(job: JobConfig) -> Iterator[None]:
     if ours := not ray.is_initialized():
         start_ray(cpus_needed(job))
     try:
-        alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        check_room(job, [int(resources.get("CPU", 0)) for resources in alive])
+        if is_autoscaled():
+            wait_for_nodes(
+                job, lambda: _check_nodes(job, gpus_of_worker(job)), console or Console()
+            )
+        _check_nodes(job)
         yield
     finally:
         if ours:
@@ -145,6 +156,21 @@ def _quieten() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
+def _check_nodes(job: JobConfig, gpus_per_worker: int = 0) -> None:
+    """Refuse a job that finds no room on the nodes which are alive.
+
+    Raises:
+        ValueError: with what is there, and what is needed.
+    """
+    import ray
+
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    check_room(job, [int(resources.get("CPU", 0)) for resources in alive])
+    gpus, needed = sum(int(each.get("GPU", 0)) for each in alive), job.scale.least_workers
+    if gpus < needed * gpus_per_worker:
+        raise ValueError(f"the Ray cluster has {gpus} GPUs, {needed} workers take one each")
+
+
 def check_room(job: JobConfig, nodes: Sequence[int]) -> None:
     """Refuse a job whose workers would leave its data tasks no CPU.
 
@@ -163,8 +189,8 @@ def check_room(job: JobConfig, nodes: Sequence[int]) -> None:
         doing = "reading and decoding" if data.decode == "ray" else "reading"
         raise ValueError(
             f"the Ray cluster has {there} CPUs, the job holds {needed}: {workers} workers x"
-            f" ({scale.cpus_per_worker} for training + {data.reader_tasks} for {doing}) + 1 for"
-            " the controller; lower scale.workers, scale.cpus_per_worker or data.reader_tasks"
+            f" ({scale.cpus_per_worker} for training + {data.reader_tasks} for {doing}); lower"
+            " scale.workers, scale.cpus_per_worker or data.reader_tasks"
         )
     fitting = sum(cpus // scale.cpus_per_worker for cpus in nodes)
     if fitting < workers:

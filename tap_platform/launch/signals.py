@@ -33,7 +33,12 @@ def own_signals() -> Iterator[None]:
 
 
 def _stop(number: int, frame: object) -> NoReturn:
+    signal.signal(signal.SIGTERM, _ignore)
     sys.exit(128 + number)
+
+
+def _ignore(number: int, frame: object) -> None:
+    """Unlike SIG_IGN, it is not handed on to programs that are started afterwards."""
 
 
 def run_until_signalled(
@@ -41,7 +46,9 @@ def run_until_signalled(
 ) -> str | None:
     """Do the work; at SIGTERM or Ctrl-C, ask it to stop and wait for its end.
 
-    The work runs in a thread of its own: there Ray leaves the signals alone.
+    The work runs in a thread of its own: there Ray leaves the signals alone. Whoever ends a pod may
+    send SIGTERM twice, so that only Ctrl-C hurries what has been asked to stop. SIGTERM stays
+    without effect afterwards: what follows the work, such as its last records, is not cut short.
 
     Args:
         work: what may take long.
@@ -53,8 +60,8 @@ def run_until_signalled(
         thread, signals are not looked at.
 
     Raises:
-        SystemExit: if there is a second signal, or the work outlives its grace; the work goes on
-            in its thread then, until the process ends.
+        SystemExit: if Ctrl-C comes after the first signal, or the work outlives its grace; the work
+            goes on in its thread then, until the process ends.
     """
     if threading.current_thread() is not threading.main_thread():
         work()
@@ -67,7 +74,7 @@ def run_until_signalled(
             if come and deadline == float("inf"):
                 deadline = time.monotonic() + grace_seconds
                 ask_to_stop(come[0].name)
-            if len(come) > 1 or time.monotonic() > deadline:
+            if signal.SIGINT in come[1:] or time.monotonic() > deadline:
                 sys.exit(128 + come[0])
         if not come:
             done.result()
@@ -76,7 +83,7 @@ def run_until_signalled(
 
 @contextmanager
 def _noted(come: list[signal.Signals]) -> Iterator[None]:
-    """Add both signals to a list as they come."""
+    """Add both signals to a list as they come; one that has come makes further SIGTERMs void."""
 
     def note(number: int, frame: FrameType | None) -> None:
         come.append(signal.Signals(number))
@@ -85,6 +92,8 @@ def _noted(come: list[signal.Signals]) -> Iterator[None]:
     try:
         yield
     finally:
+        if come:
+            before[signal.SIGTERM] = _ignore
         for number, handler in before.items():
             signal.signal(number, handler)
 

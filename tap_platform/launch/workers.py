@@ -31,15 +31,18 @@ def run_workers(job: JobConfig, run: RunDirectory, attempt: int, console: Consol
     without notice may take two of `max_failures`: the first start may still count on that node.
 
     At SIGTERM or Ctrl-C the workers have `scale.grace_seconds` to write a checkpoint of the step
-    that they are in; a second signal ends them at once.
+    that they are in; Ctrl-C after that ends them at once.
 
     Raises:
-        ValueError: if the cluster has too few CPUs, or no GPU that the job asks for.
+        ValueError: if the cluster has too few CPUs, or no GPU that the job asks for, and an
+            autoscaler does not add them in time.
         RunFailedError: if workers failed or were preempted more often than that, training has
             diverged, or Ray itself is gone.
         RunStoppedError: if a signal ended it.
     """
-    with RunProgress(run, job.training.max_steps, console), ray_session(job):
+    # Before nodes are waited for: an old request would keep a pod that is ended from being told.
+    StopRequest(run).clear()
+    with RunProgress(run, job.training.max_steps, console), ray_session(job, console):
         from ray.exceptions import RayError
         from ray.train import TrainingFailedError
 
@@ -56,13 +59,12 @@ def run_workers(job: JobConfig, run: RunDirectory, attempt: int, console: Consol
 def _fit(trainer: TorchTrainer, job: JobConfig, run: RunDirectory, console: Console) -> None:
     grace = job.scale.grace_seconds
     request = StopRequest(run)
-    request.clear()
 
     def ask_to_stop(name: str) -> None:
         request.ask(name)
         console.print(
             f"{name}: the workers write a checkpoint and end, within {grace:g} s (scale."
-            "grace_seconds); once more ends them now",
+            "grace_seconds); Ctrl-C ends them now",
             soft_wrap=True,
         )
 

@@ -33,12 +33,13 @@ def pack_code(folder: Path, largest: int = LARGEST) -> CodePackage:
         largest: bytes that the zip may have.
 
     Raises:
-        ValueError: if there is no repository, or its files are too many.
+        ValueError: if there is no repository, its files are too many, or a link leads out of it.
     """
     root = Path(_git(folder, "rev-parse", "--show-toplevel").strip())
     names = sorted(filter(None, _git(root, "ls-files", "-z", "--", _WANTED).split("\0")))
     # Neither a submodule nor a file that was deleted without telling git can be read.
     files = [name for name in names if (root / name).is_file()]
+    _check_links(root, files)
     _check_size(root, files, largest)
     changed = tuple(filter(None, _git(root, "diff", "--name-only", "-z", *_head(root)).split("\0")))
     revision = _revision(root)
@@ -66,6 +67,19 @@ def _entry(name: str, mode: int) -> zipfile.ZipInfo:
     entry.external_attr = (stat.S_IFREG | mode) << 16
     entry.compress_type = zipfile.ZIP_DEFLATED
     return entry
+
+
+def _check_links(root: Path, files: list[str]) -> None:
+    """Refuse what git does not track: a link is packed as what it leads to."""
+    inside, git = root.resolve(), (root / ".git").resolve()
+    for name in files:
+        there = (root / name).resolve()
+        if not there.is_relative_to(inside) or there.is_relative_to(git):
+            raise ValueError(
+                f"{name} in {root} is a link out of the repository, to {there}: a run would take"
+                " along what git does not track; replace it by a file, or mark it export-ignore in"
+                " .gitattributes"
+            )
 
 
 def _check_size(root: Path, files: list[str], largest: int) -> None:

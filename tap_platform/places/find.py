@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
-from tap_platform.config.kubernetes import QueueConfig, StorageConfig
+from tap_platform.config.kubernetes import QueueConfig
 from tap_platform.config.load_profile import load_profile
 from tap_platform.config.profile import KubernetesProfile, Profile, RayProfile
+from tap_platform.config.secrets import secret_in, without_secret
 from tap_platform.places.place import Place
 
 _ADDRESS = re.compile(r"(ray|https?)://.+")
@@ -47,16 +48,16 @@ def place_of(name: str, profile: Profile | None) -> Place:
 
         return KubernetesPlace(name, profile)
     if isinstance(profile, RayProfile):
-        return _ray_cluster(name, profile.address, profile.storage)
+        return _ray_cluster(name, profile.address, profile)
     from tap_platform.places.local import LocalPlace
 
-    return LocalPlace(name)
+    return LocalPlace(name, profile)
 
 
-def _ray_cluster(name: str, address: str, storage: StorageConfig | None) -> Place:
+def _ray_cluster(name: str, address: str, profile: RayProfile | None) -> Place:
     from tap_platform.places.ray_jobs.place import RayJobsPlace
 
-    return RayJobsPlace(name, address, storage)
+    return RayJobsPlace(name, address, profile)
 
 
 def with_queue(name: str, profile: Profile, queue: str | None) -> Profile:
@@ -67,6 +68,7 @@ def with_queue(name: str, profile: Profile, queue: str | None) -> Profile:
     """
     if queue is None:
         return profile
+    _refuse_nameless(queue)
     if not isinstance(profile, KubernetesProfile):
         _refuse_queue(name, queue)
         return profile
@@ -74,8 +76,15 @@ def with_queue(name: str, profile: Profile, queue: str | None) -> Profile:
     return profile.replaced(queue=QueueConfig(system=system, name=queue))
 
 
+def _refuse_nameless(queue: str) -> None:
+    if not queue.strip():
+        raise ValueError("--queue needs the name of a queue; without it, the profile's is taken")
+
+
 def _refuse_queue(name: str, queue: str | None) -> None:
     if queue is not None:
+        _refuse_nameless(queue)
+        shown = without_secret(name) if secret_in(name) else name
         raise ValueError(
-            f"--queue {queue}: {name} has no queues; they are of Kubernetes: leave it out"
+            f"--queue {queue}: {shown} has no queues; they are of Kubernetes: leave it out"
         )

@@ -1,10 +1,11 @@
 """The last act of a pod: `python -m tap_platform.places.leave`, its preStop hook.
 
-Where the run's driver lives, the run is stopped as by SIGTERM: a checkpoint first, then a recorded
-end. On any other node, Ray is told that the node will be gone, so that its training workers write a
-checkpoint and the run goes on elsewhere. What is done is told by the pod's own log, since nobody
-sees what a hook prints. The environment says `TAP_RUN_DIRECTORY`, and by `TAP_PRE_STOP_SECONDS` how
-long there is to wait. Light: there may be two minutes until the node is gone.
+Where the run's driver lives, the run is stopped by SIGTERM, unless it is being stopped already: a
+checkpoint first, then a recorded end, and the last records for its tracker. On any other node, Ray
+is told that the node will be gone, so that its training workers write a checkpoint and the run goes
+on elsewhere. What is done is told by the pod's own log, since nobody sees what a hook prints. The
+environment says `TAP_RUN_DIRECTORY`, and by `TAP_PRE_STOP_SECONDS` how long there is to wait.
+Light: there may be two minutes until the node is gone.
 """
 
 from __future__ import annotations
@@ -51,8 +52,7 @@ def leave(run: RunDirectory | None, seconds: float) -> None:
     """
     deadline = time.monotonic() + seconds
     if run is not None and (driver := driver_here(run)):
-        say(f"{run.name}: SIGTERM to its driver, process {driver.pid}, which has {seconds:g} s")
-        driver.terminate()
+        _stop(driver, run, seconds)
         _wait_for([driver], deadline)
     elif workers := training_workers():
         if run is None or not _is_being_stopped(run):
@@ -63,17 +63,31 @@ def leave(run: RunDirectory | None, seconds: float) -> None:
 
 
 def driver_here(run: RunDirectory) -> psutil.Process | None:
-    """The driver of a run that goes on, if this host is the driver's.
+    """The driver of a run, if it lives on this host: it trains, or has its last records to bring.
 
     Another host's is not ours to stop: the run may go on in a cluster that came after this one.
     """
     try:
         status = read_status(run.status)
-        if status.state == "running" and status.host == socket.gethostname():
+        # A status that has ended stands, whoever lives; one that runs is looked into.
+        lives = status.model_copy(update={"state": "running"}).observed().state == "running"
+        if status.state != "preparing" and status.host == socket.gethostname() and lives:
             return psutil.Process(status.pid)
     except (FileNotFoundError, psutil.NoSuchProcess):
         pass
     return None
+
+
+def _stop(driver: psutil.Process, run: RunDirectory, seconds: float) -> None:
+    """SIGTERM to a driver that nobody has asked to end: KubeRay does, as a RayJob is deleted."""
+    state, request = read_status(run.status).state, StopRequest(run)
+    if state != "running":
+        say(f"{run.name} is {state}, and its driver, process {driver.pid}, has {seconds:g} s")
+    elif request.ends_run:
+        say(f"{run.name} is being stopped, by {request.why}: its driver has {seconds:g} s")
+    else:
+        say(f"{run.name}: SIGTERM to its driver, process {driver.pid}, which has {seconds:g} s")
+        driver.terminate()
 
 
 def training_workers() -> list[psutil.Process]:

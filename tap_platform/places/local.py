@@ -7,11 +7,14 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 import yaml
 
+from tap_platform.config.profile import LocalProfile
+from tap_platform.launch.driver_log import LOG_IS_KEPT
 from tap_platform.places.local_records import (
     LocalRecord,
     read_record,
@@ -21,6 +24,8 @@ from tap_platform.places.local_records import (
 )
 from tap_platform.places.log_files import file_lines, rank_lines
 from tap_platform.places.place import PlaceState, State, Submission
+from tap_platform.places.submissions import make_private
+from tap_platform.places.told import bill_variables
 from tap_platform.runs.directory import RunDirectory
 from tap_platform.runs.files import locked, utc_now, write_atomic
 from tap_platform.runs.status import RunStatus, read_status
@@ -42,9 +47,10 @@ class LocalPlace:
 
     files = "."
 
-    def __init__(self, name: str = "local") -> None:
-        """Look at nothing yet."""
+    def __init__(self, name: str = "local", profile: LocalProfile | None = None) -> None:
+        """Look at nothing yet; the profile tells what this computer costs."""
         self.name = name
+        self._profile = profile
 
     def render(self, submission: Submission) -> str:
         """The process that would be started, as YAML."""
@@ -64,7 +70,7 @@ class LocalPlace:
             ValueError: if a driver of that run lives, or it cannot be started.
         """
         folder = submission_folder(submission.run)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private(folder)
         with locked(folder / ".lock"):
             before = read_record(submission.run)
             if before and before.driver_lives:
@@ -74,7 +80,8 @@ class LocalPlace:
                 )
             for name, text in submission.files.items():
                 write_atomic(folder / name, text.encode())
-            driver = _start(_command(submission), folder)
+            told = bill_variables(submission, self._profile)
+            driver = _start(_command(submission), folder, told)
             write_record(LocalRecord.of(submission, driver.pid))
 
     def state(self, run: str) -> PlaceState:
@@ -84,6 +91,7 @@ class LocalPlace:
             return PlaceState(run, "", "gone", _UNKNOWN, None, self.name, None, None, "")
         status = _status(record)
         state, why = _told(record, status) if status else _untold(record)
+        began = datetime.fromtimestamp(record.driver.process_started - _SAME_PROCESS_SECONDS, UTC)
         return PlaceState(
             run=run,
             project=record.project,
@@ -94,11 +102,18 @@ class LocalPlace:
             run_directory=str(record.run_directory) if record.run_directory else None,
             mirror=record.mirror,
             by=record.by,
+            submitted=began.isoformat(),
         )
 
     def states(self) -> list[PlaceState]:
-        """All runs that were submitted here, by name."""
-        return [self.state(run) for run in recorded_runs()]
+        """All runs that were submitted here, by name; one whose files are broken is `unknown`."""
+        return [self._readable(run) for run in recorded_runs()]
+
+    def _readable(self, run: str) -> PlaceState:
+        try:
+            return self.state(run)
+        except (ValueError, OSError) as error:
+            return PlaceState(run, "", "unknown", str(error), None, self.name, None, None, "")
 
     def logs(self, run: str, follow: bool, rank: int | None) -> Iterator[str]:
         """The lines that the driver, or a worker, printed.
@@ -179,12 +194,13 @@ def _command(submission: Submission) -> list[str]:
     return [str(here) if here.is_file() else program, *arguments]
 
 
-def _start(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
+def _start(command: list[str], folder: Path, told: Mapping[str, str]) -> subprocess.Popen[bytes]:
     try:
         with (folder / _LOG).open("ab") as log:
             return subprocess.Popen(
                 command,
                 cwd=folder,
+                env={**os.environ, **told, LOG_IS_KEPT: str(folder / _LOG)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tap_platform.places.place import Submission
+from tap_platform.runs.directory import check_plain_name
 from tap_platform.runs.files import utc_now, write_atomic
 from tap_platform.runs.status import RunStatus
 
@@ -62,14 +63,22 @@ def submission_folder(run: str) -> Path:
     """The folder of a run's record, files and driver's log.
 
     It is `$XDG_STATE_HOME/tap_platform/submissions/RUN`, in `~/.local/state` by default.
+
+    Raises:
+        ValueError: if the name is no plain folder name.
     """
+    check_plain_name("run", run)
+    return _submissions() / run
+
+
+def _submissions() -> Path:
     base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(base).expanduser() / "tap_platform" / "submissions" / run
+    return Path(base).expanduser() / "tap_platform" / "submissions"
 
 
 def recorded_runs() -> list[str]:
     """Names of the runs that there are records of, sorted."""
-    return sorted(path.parent.name for path in submission_folder("*").parent.glob(f"*/{_FILE}"))
+    return sorted(path.parent.name for path in _submissions().glob(f"*/{_FILE}"))
 
 
 def read_record(run: str) -> LocalRecord | None:

@@ -56,30 +56,60 @@ def rank_lines(
     Raises:
         ValueError: if the run has ended, and no attempt had such a worker.
     """
+    told = f"{run.name} has no log of rank {rank} in {run.logs}"
+    return _attempts_lines(run, lambda attempt: [run.log(attempt, rank)], told, ended, pause)
+
+
+def driver_lines(
+    run: RunDirectory, ended: Callable[[], bool] = lambda: True, pause: float = LOOK_EVERY_SECONDS
+) -> Iterator[str]:
+    """What the driver printed in the newest attempt, and in those that follow.
+
+    Where it was not kept, as of a driver that somebody started in a terminal, it is the first
+    worker's. Args and errors are those of `rank_lines`.
+    """
+
+    def logs(attempt: int) -> list[Path]:
+        return [run.driver_log(attempt), run.log(attempt, 0)]
+
+    return _attempts_lines(run, logs, f"{run.name} has no log in {run.logs}", ended, pause)
+
+
+_Logs = Callable[[int], list[Path]]
+
+
+def _attempts_lines(
+    run: RunDirectory, logs: _Logs, told: str, ended: Callable[[], bool], pause: float
+) -> Iterator[str]:
+    """One log of each attempt from the newest on: the first of those that it may have."""
     shown = 0
     while True:
         is_last_look = ended()
-        if (newest := _newest_attempt(run, rank)) > shown:
+        newest, log = _newest_log(run, logs)
+        if log is not None and newest > shown:
             shown = newest
-            is_over = partial(_has_gone_on, run, rank, shown, ended)
-            yield from file_lines(run.log(shown, rank), is_over, pause)
+            is_over = partial(_has_gone_on, run, logs, shown, ended)
+            yield from file_lines(log, is_over, pause)
         elif is_last_look:
             break
         else:
             time.sleep(pause)
     if not shown:
-        raise ValueError(f"{run.name} has no log of rank {rank} in {run.logs}")
+        raise ValueError(told)
 
 
-def _has_gone_on(run: RunDirectory, rank: int, attempt: int, ended: Callable[[], bool]) -> bool:
+def _has_gone_on(run: RunDirectory, logs: _Logs, attempt: int, ended: Callable[[], bool]) -> bool:
     """Whether an attempt's log is finished: the run has ended, or a later attempt writes."""
-    return ended() or _newest_attempt(run, rank) > attempt
+    return ended() or _newest_log(run, logs)[0] > attempt
 
 
-def _newest_attempt(run: RunDirectory, rank: int) -> int:
-    """The last attempt that has a log of that rank; 0 if none has."""
-    attempts = range(run.attempt, 0, -1)
-    return next((each for each in attempts if run.log(each, rank).is_file()), 0)
+def _newest_log(run: RunDirectory, logs: _Logs) -> tuple[int, Path | None]:
+    """The last attempt that has a log, and that; 0 if none has."""
+    for attempt in range(run.attempt, 0, -1):
+        for log in logs(attempt):
+            if log.is_file():
+                return attempt, log
+    return 0, None
 
 
 def _parts(path: Path, start: int) -> Iterator[bytes]:

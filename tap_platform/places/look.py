@@ -10,7 +10,7 @@ from tap_platform.config.profile import Profile
 from tap_platform.places.find import find_profile, place_of
 from tap_platform.places.local import LocalPlace
 from tap_platform.places.place import Place, PlaceState, State
-from tap_platform.places.run_files import run_status
+from tap_platform.places.run_files import run_status, run_statuses
 from tap_platform.places.states import RunState, combine
 from tap_platform.places.submissions import Record, Submissions
 from tap_platform.runs.directory import RunDirectory
@@ -27,6 +27,8 @@ _HERE: dict[Written, State] = {
     "interrupted": "stopped",
 }
 _AT_ONCE = 8
+_MIRROR_SECONDS = 5.0
+"""How long a mirror may take to tell of a run, of many that are looked at."""
 
 
 class Found(NamedTuple):
@@ -85,26 +87,38 @@ def look_at_all(on: str | None = None) -> list[RunState]:
         name, profile = find_profile(on)
         records = {each.run: each for each in Submissions().all()}
         said = place_of(name, profile).states()
-        return [combined(each, profile, records.get(each.run)) for each in said]
+        return _all_combined([(each, profile, records.get(each.run)) for each in said])
     places: dict[str, list[Record]] = {}
     for record in Submissions().all():
         key = record.place + (record.profile.model_dump_json() if record.profile else "")
         places.setdefault(key, []).append(record)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        found = [state for states in pool.map(_submitted, places.values()) for state in states]
-    known = {state.place.run for state in found}
-    return found + [state for state in _all_here() if state.place.run not in known]
+        asked = [each for some in pool.map(_submitted, places.values()) for each in some]
+    known = {said.run for said, _, _ in asked}
+    here = [(said, None, None) for said in _all_here() if said.run not in known]
+    return _all_combined([*asked, *here])
+
+
+_Asked = tuple[PlaceState, Profile | None, Record | None]
+
+
+def _all_combined(asked: Sequence[_Asked]) -> list[RunState]:
+    """Places' words and directories', which are read at once: a mirror that is down takes long."""
+    helped = [(_helped_out(said, record), profile) for said, profile, record in asked]
+    statuses = run_statuses(helped, _MIRROR_SECONDS)
+    return [combine(said, status) for (said, _), status in zip(helped, statuses, strict=True)]
 
 
 def combined(said: PlaceState, profile: Profile | None, record: Record | None) -> RunState:
     """A place's word on a run and its directory's; a place that knows nothing is helped out."""
-    if record is not None and said.run_directory is None:
-        said = _helped_out(said, record)
+    said = _helped_out(said, record)
     return combine(said, run_status(said, profile))
 
 
-def _helped_out(said: PlaceState, record: Record) -> PlaceState:
+def _helped_out(said: PlaceState, record: Record | None) -> PlaceState:
     """What the record knows of a run that its place has forgotten."""
+    if record is None or said.run_directory is not None:
+        return said
     path = f"{record.project}/{record.run}"
     job = record.job
     if said.state == "gone" and record.stopped is not None:
@@ -112,13 +126,14 @@ def _helped_out(said: PlaceState, record: Record) -> PlaceState:
     return said._replace(
         project=record.project,
         by=record.by,
+        submitted=said.submitted or record.submitted,
         run_directory=f"{job.storage}/{path}" if job else None,
         mirror=f"{job.mirror.url.rstrip('/')}/{path}" if job and job.mirror.url else None,
     )
 
 
-def _submitted(records: Sequence[Record]) -> list[RunState]:
-    """How the runs of one place stand, which is asked once."""
+def _submitted(records: Sequence[Record]) -> list[_Asked]:
+    """What one place says of its runs; it is asked once."""
     first = records[0]
     why_not = ""
     said: dict[str, PlaceState] = {}
@@ -126,36 +141,36 @@ def _submitted(records: Sequence[Record]) -> list[RunState]:
         said = {each.run: each for each in place_of(first.place, first.profile).states()}
     except (ValueError, OSError) as error:
         why_not = str(error)
-    states = []
+    asked: list[_Asked] = []
     for record in records:
         unsaid = (
             _without_word(record.run, record.place, "unknown", why_not)
             if why_not
             else _without_word(record.run, record.place, "gone", "nothing is left of it there")
         )
-        states.append(combined(said.get(record.run, unsaid), record.profile, record))
-    return states
+        asked.append((said.get(record.run, unsaid), record.profile, record))
+    return asked
 
 
 def _asked(place: Place, run: str) -> PlaceState:
     """What a place says of a run, be it that it cannot be asked."""
-    if isinstance(place, LocalPlace) and (here := _here(run)) and place.state(run).state == "gone":
-        return _of_here(here)
     try:
-        return place.state(run)
+        said = place.state(run)
     except (ValueError, OSError) as error:
         return _without_word(run, place.name, "unknown", str(error))
+    here = _here(run) if isinstance(place, LocalPlace) and said.state == "gone" else None
+    return said if here is None else _of_here(here)
 
 
 def _without_word(run: str, place: str, state: State, why: str) -> PlaceState:
     return PlaceState(run, "", state, why, None, place, None, None, "")
 
 
-def _all_here() -> list[RunState]:
+def _all_here() -> list[PlaceState]:
     """Runs of this computer, however they were started."""
     submitted = {each.run: each for each in LocalPlace().states()}
     here = {run.name: _of_here(run) for run in RunDirectory.all(STORAGE)}
-    return [combined(said, None, None) for said in {**here, **submitted}.values()]
+    return list({**here, **submitted}.values())
 
 
 def _here(run: str) -> RunDirectory | None:
@@ -164,7 +179,10 @@ def _here(run: str) -> RunDirectory | None:
 
 def _of_here(run: RunDirectory) -> PlaceState:
     """What can be said of a run that was started here without a place: its own word."""
-    status = read_status(run.status)
+    try:
+        status = read_status(run.status)
+    except (ValueError, OSError) as error:
+        return _without_word(run.name, "local", "unknown", str(error))._replace(project=run.project)
     return PlaceState(
         run=run.name,
         project=run.project,

@@ -82,6 +82,9 @@ class PlaceState(NamedTuple):
     """URL that its small files are copied to."""
     by: str
     """Who submitted it; empty if nobody knows."""
+    submitted: str | None = None
+    """When it was submitted last, UTC in ISO 8601: an end that was written before is of an earlier
+    attempt. None if nobody knows."""
 
     @property
     def ended(self) -> bool:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
 
 from tap_platform.config.kubernetes import StorageConfig
 from tap_platform.config.profile import Profile
 from tap_platform.places.place import PlaceState
-from tap_platform.runs.directory import RunDirectory
+from tap_platform.runs.directory import RunDirectory, check_plain_name
 from tap_platform.runs.status import RunStatus, read_status
+
+_AT_ONCE = 32
+"""Mirrors' files that are read at once."""
 
 
 def run_status(state: PlaceState, profile: Profile | None) -> RunStatus | None:
@@ -17,11 +24,54 @@ def run_status(state: PlaceState, profile: Profile | None) -> RunStatus | None:
     if mounted := mounted_directory(state, profile):
         with suppress(OSError, ValueError):
             return read_status(mounted.status)
-    if state.mirror:
-        from datamodules.storage import location, read_bytes
+    return _mirrored_status(state.mirror) if state.mirror else None
 
-        with suppress(OSError, ValueError):
-            return RunStatus.model_validate_json(read_bytes(location(state.mirror) / "status.json"))
+
+def run_statuses(
+    runs: Sequence[tuple[PlaceState, Profile | None]], patience: float
+) -> list[RunStatus | None]:
+    """The same of many runs; all mirrors are asked at once.
+
+    Args:
+        runs: what their places say, and their profiles.
+        patience: seconds for the mirrors together; what has not come by then is not seen.
+    """
+    found = {}
+    asked: SimpleQueue[tuple[int, PlaceState, Profile | None]] = SimpleQueue()
+    come: SimpleQueue[tuple[int, RunStatus | None]] = SimpleQueue()
+    for number, (state, profile) in enumerate(runs):
+        if state.mirror and mounted_directory(state, profile) is None:
+            asked.put((number, state, profile))
+        else:
+            found[number] = run_status(state, profile)
+    missing = len(runs) - len(found)
+    for _ in range(min(_AT_ONCE, missing)):
+        # Nobody waits for these, at the end of the program neither: a store that is down is tried
+        # for minutes.
+        Thread(target=_ask, args=(asked, come), daemon=True).start()
+    deadline = time.monotonic() + patience
+    with suppress(Empty):
+        for _ in range(missing):
+            number, status = come.get(timeout=max(0.0, deadline - time.monotonic()))
+            found[number] = status
+    return [found.get(number) for number in range(len(runs))]
+
+
+def _ask(
+    asked: SimpleQueue[tuple[int, PlaceState, Profile | None]],
+    come: SimpleQueue[tuple[int, RunStatus | None]],
+) -> None:
+    with suppress(Empty):
+        while True:
+            number, state, profile = asked.get_nowait()
+            come.put((number, run_status(state, profile)))
+
+
+def _mirrored_status(mirror: str) -> RunStatus | None:
+    from datamodules.storage import location, read_bytes
+
+    with suppress(OSError, ValueError):
+        return RunStatus.model_validate_json(read_bytes(location(mirror) / "status.json"))
     return None
 
 
@@ -52,6 +102,11 @@ def mounted_directory(state: PlaceState, profile: Profile | None) -> RunDirector
     storage: StorageConfig | None = getattr(profile, "storage", None)
     folders = [Path(state.run_directory)] if state.run_directory else []
     if storage is not None and storage.seen_here is not None:
-        folders.insert(0, Path(storage.seen_here).expanduser() / state.project / state.run)
+        seen = Path(storage.seen_here).expanduser() / state.project / state.run
+        with suppress(ValueError):
+            # What a cluster calls its runs, anybody there may have written.
+            check_plain_name("project", state.project)
+            check_plain_name("run", state.run)
+            folders.insert(0, seen)
     directories = map(RunDirectory, folders)
     return next((each for each in directories if each.status.is_file()), None)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 
-from tap_platform.places.log_files import LOOK_EVERY_SECONDS, rank_lines
+from tap_platform.places.log_files import LOOK_EVERY_SECONDS, driver_lines, rank_lines
 from tap_platform.places.look import Found
 from tap_platform.places.place import PlaceState
 from tap_platform.places.run_files import mounted_directory, run_files
@@ -20,8 +21,7 @@ def run_lines(found: Found, follow: bool, rank: int | None) -> Iterator[str]:
     Args:
         found: the run.
         follow: whether to wait for more until it ends.
-        rank: of one worker; None is the driver, of which the directory has no log: once the place
-            has forgotten it, the first worker's is told instead.
+        rank: of one worker; None is the driver.
 
     Raises:
         ValueError: if neither place nor directory has it.
@@ -39,20 +39,21 @@ def run_lines(found: Found, follow: bool, rank: int | None) -> Iterator[str]:
 def _without_place(found: Found, follow: bool, rank: int | None, error: Exception) -> Iterator[str]:
     """The run directory's log; if that is not seen either, both reasons are told."""
     try:
-        yield from _of_directory(found, follow, rank or 0)
+        yield from _of_directory(found, follow, rank)
     except ValueError as unseen:
         raise ValueError(f"{error}\n{unseen}") from None
 
 
-def _of_directory(found: Found, follow: bool, rank: int) -> Iterator[str]:
+def _of_directory(found: Found, follow: bool, rank: int | None) -> Iterator[str]:
     state = found.state().place
     directory = run_files(state, found.profile)
+    lines = driver_lines if rank is None else partial(rank_lines, rank=rank)
     if not follow:
-        yield from rank_lines(directory, rank)
+        yield from lines(directory)
         return
     is_mounted = mounted_directory(state, found.profile) is not None
     pause = LOOK_EVERY_SECONDS if is_mounted else _COPY_SECONDS
-    yield from rank_lines(directory, rank, lambda: _has_ended(found, state), pause)
+    yield from lines(directory, ended=lambda: _has_ended(found, state), pause=pause)
 
 
 def _has_ended(found: Found, state: PlaceState) -> bool:

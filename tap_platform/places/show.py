@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from tap_platform.places.look import Found
@@ -76,19 +77,21 @@ def _table(states: Sequence[RunState]) -> Table:
     for state in sorted(states, key=lambda each: (each.ended, each.place.run)):
         colour = _COLOURS.get(state.state, "default")
         table.add_row(
-            state.place.run,
+            # What others call things may look like markup.
+            escape(state.place.run),
             f"[{colour}]{state.state}[/]",
             state.progress,
-            state.place.place,
+            escape(state.place.place),
             _ago(state),
-            state.place.by,
+            escape(state.place.by),
         )
     return table
 
 
 def _print_why(state: RunState, console: Console) -> None:
     first = state.why.partition("\n")[0]
-    console.print(f"[bold]{state.place.run}[/]: {first}", soft_wrap=True, highlight=False)
+    told = f"[bold]{escape(state.place.run)}[/]: {escape(first)}"
+    console.print(told, soft_wrap=True, highlight=False)
 
 
 def print_run(found: Found, console: Console | None = None) -> None:
@@ -133,7 +136,8 @@ def _facts(found: Found, state: RunState) -> dict[str, str]:
 
 
 def _print_events(directory: RunDirectory, console: Console) -> None:
-    console.print(f"{'files':<15}{directory.path}", soft_wrap=True, highlight=False)
+    files = f"{'files':<15}{directory.path}"
+    console.print(files, soft_wrap=True, highlight=False, markup=False)
     events = read_events(directory.events)
     for event in events[-_LAST_EVENTS:]:
         told = str(event.get("reason") or event.get("message") or "").partition("\n")[0]

@@ -8,6 +8,7 @@ nothing, and a driver that was killed had no time to write its end.
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Literal, NamedTuple
 
 from tap_platform.places.place import PlaceState
@@ -35,7 +36,8 @@ class RunState(NamedTuple):
         """Steps done, of how many; empty if nobody knows."""
         if self.status is None or (self.status.step == 0 and not self.status.max_steps):
             return ""
-        return f"{self.status.step:,} of {self.status.max_steps or '?':,}"
+        most = self.status.max_steps
+        return f"{self.status.step:,} of {'?' if most is None else f'{most:,}'}"
 
     @property
     def ended(self) -> bool:
@@ -48,12 +50,21 @@ def combine(place: PlaceState, status: RunStatus | None) -> RunState:
 
     Args:
         place: what its place says.
-        status: what its directory, or a copy of it, says; None if it is not seen.
+        status: what its directory, or a copy of it, says; None if it is not seen. An end that was
+            written before the run was submitted last is none.
     """
     if status is None:
         return RunState(place, None, place.state, _unseen(place))
-    state, why = _COMBINED[place.state](place, status)
+    end = None if _is_of_earlier(status, place.submitted) else _ENDS.get(status.state)
+    state, why = _COMBINED[place.state](place, status, end)
     return RunState(place, status, state, why)
+
+
+def _is_of_earlier(status: RunStatus, submitted: str | None) -> bool:
+    """Whether a status was written before the run was submitted last."""
+    if submitted is None:
+        return False
+    return datetime.fromisoformat(status.updated) < datetime.fromisoformat(submitted)
 
 
 def _unseen(place: PlaceState) -> str:
@@ -63,16 +74,22 @@ def _unseen(place: PlaceState) -> str:
     return f"{place.why}; how it ended, its directory tells, which is not seen from here"
 
 
+_End = Literal["succeeded", "failed", "stopped"]
+_ENDS: dict[Written, _End] = {
+    "finished": "succeeded",
+    "failed": "failed",
+    "interrupted": "stopped",
+}
 _Combined = tuple[State, str]
 
 
-def _coming(place: PlaceState, status: RunStatus) -> _Combined:
+def _coming(place: PlaceState, status: RunStatus, end: _End | None) -> _Combined:
     """It is not there yet; what its directory says is of an earlier attempt."""
     return place.state, place.why
 
 
-def _running(place: PlaceState, status: RunStatus) -> _Combined:
-    if status.state == "finished":
+def _running(place: PlaceState, status: RunStatus, end: _End | None) -> _Combined:
+    if end == "succeeded":
         return "running", "training is done; its cluster is ending"
     if status.state in ("failed", "interrupted"):
         last = _first_line(status.message)
@@ -80,53 +97,47 @@ def _running(place: PlaceState, status: RunStatus) -> _Combined:
     return "running", place.why
 
 
-def _succeeded(place: PlaceState, status: RunStatus) -> _Combined:
-    """Its command ended well; what it wrote may not have come here yet."""
-    ends: dict[Written, State] = {"failed": "failed", "interrupted": "stopped"}
-    if status.state in ends:
-        return ends[status.state], status.message
+def _succeeded(place: PlaceState, status: RunStatus, end: _End | None) -> _Combined:
+    """Its command ended well, as it does only where training is finished.
+
+    What it wrote may not have come here yet.
+    """
     return "succeeded", "" if status.state == "finished" else _late(status)
 
 
-def _failed(place: PlaceState, status: RunStatus) -> _Combined:
-    if status.state == "finished":
-        return "succeeded", f"its place failed after its end: {place.why}"
-    if status.state == "interrupted":
-        return "stopped", f"{_first_line(status.message)} ({place.why})"
-    if status.state == "failed":
-        return "failed", status.message or place.why
+def _failed(place: PlaceState, status: RunStatus, end: _End | None) -> _Combined:
+    if end == "succeeded":
+        return end, f"its place failed after its end: {place.why}"
+    if end == "stopped":
+        return end, f"{_first_line(status.message)} ({place.why})"
+    if end == "failed":
+        return end, status.message or place.why
     return "failed", f"{place.why} ({_how_far(status)}); {_go_on(place)}"
 
 
-def _stopped(place: PlaceState, status: RunStatus) -> _Combined:
-    if status.state == "finished":
-        return "succeeded", ""
+def _stopped(place: PlaceState, status: RunStatus, end: _End | None) -> _Combined:
+    if end == "succeeded":
+        return end, ""
     return "stopped", f"{_how_far(status)}; {_go_on(place)}"
 
 
-def _gone(place: PlaceState, status: RunStatus) -> _Combined:
+def _gone(place: PlaceState, status: RunStatus, end: _End | None) -> _Combined:
     """Nothing is left of it but its directory."""
-    ends: dict[Written, State] = {
-        "finished": "succeeded",
-        "failed": "failed",
-        "interrupted": "stopped",
-    }
-    if status.state in ends:
-        return ends[status.state], status.message
+    if end is not None:
+        return end, status.message
     why = f"its cluster is gone, and its directory does not tell an end ({_how_far(status)})"
     return "lost", f"{why}; {_go_on(place)}"
 
 
-def _unknown(place: PlaceState, status: RunStatus) -> _Combined:
+def _unknown(place: PlaceState, status: RunStatus, end: _End | None) -> _Combined:
     """The place does not answer: an end that is written down holds all the same."""
-    state, why = _gone(place, status)
-    if state != "lost":
-        return state, why
+    if end is not None:
+        return end, status.message
     written = f"{status.state}, {_how_far(status)}, at {status.updated[:19]}"
     return "unknown", f"{place.why}; its directory says {written}"
 
 
-_COMBINED: dict[Said, Callable[[PlaceState, RunStatus], _Combined]] = {
+_COMBINED: dict[Said, Callable[[PlaceState, RunStatus, _End | None], _Combined]] = {
     "queued": _coming,
     "starting": _coming,
     "running": _running,

@@ -6,6 +6,7 @@ import base64
 import difflib
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -13,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from tap_platform.config.job import JobConfig
 from tap_platform.config.profile import Profile
 from tap_platform.places.place import CodePackage, Kind, Submission
-from tap_platform.runs.files import utc_now, write_atomic
+from tap_platform.runs.directory import check_plain_name
+from tap_platform.runs.files import locked, utc_now, write_atomic
 
 
 class _Code(BaseModel):
@@ -104,8 +106,16 @@ class Submissions:
 
     def write(self, record: Record) -> None:
         """Remember a submission; an earlier one of the run is forgotten."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_private(self.folder)
         write_atomic(self._path(record.run), record.model_dump_json(indent=1).encode())
+
+    @contextmanager
+    def held(self, run: str) -> Iterator[None]:
+        """Hold a run's record: of two that submit the run at once, one waits for the other."""
+        path = self._path(run)
+        make_private(self.folder)
+        with locked(path.with_name(f".{run}.lock")):
+            yield
 
     def forget(self, run: str) -> None:
         """Forget a submission that came to nothing."""
@@ -134,9 +144,14 @@ class Submissions:
         return difflib.get_close_matches(run, names, n=3, cutoff=0.4)
 
     def _path(self, run: str) -> Path:
-        if "/" in run or run in ("", ".", ".."):
-            raise ValueError(f"{run!r} is no name of a run")
+        check_plain_name("run", run)
         return self.folder / f"{run}.json"
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder that only its owner looks into: jobs and logs may tell what is not for all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
 
 
 def _read(path: Path) -> Record:

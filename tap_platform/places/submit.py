@@ -8,20 +8,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tap_platform.config.profile import Profile
+from tap_platform.config.job import JobConfig
+from tap_platform.config.profile import KubernetesProfile, Profile
 from tap_platform.config.scale import ScaleConfig
 from tap_platform.places.code_package import pack_code
+from tap_platform.places.find import place_of
 from tap_platform.places.kubernetes.place import KubernetesPlace
 from tap_platform.places.look import Found
 from tap_platform.places.place import CodePackage, Kind, Place, Submission
 from tap_platform.places.resolve import resolve_job
 from tap_platform.places.submissions import Record, Submissions
-from tap_platform.runs.directory import new_run_name
+from tap_platform.runs.directory import check_plain_name, new_run_name
 from tap_platform.runs.files import utc_now
 
 JOB_FILE = "job.json"
 KINDS: dict[str, Kind] = {
-    "ablate": "sweep",
     "concepts": "data",
     "data": "data",
     "eval": "evaluate",
@@ -45,8 +46,11 @@ def make_submission(wanted: Wanted, place: Place, profile: Profile | None) -> Su
     """Everything that a place is handed.
 
     Raises:
-        ValueError: if the job is refused, its workers find no room, or there is no code to take.
+        ValueError: if the name or the job is refused, its workers find no room, or there is no code
+            to take.
     """
+    if wanted.name is not None:
+        check_plain_name("run", wanted.name)
     code = pack_code(Path.cwd()) if wanted.with_code else None
     if wanted.what[0] == "tap":
         return _command(wanted, code)
@@ -73,10 +77,21 @@ def hand_over(submission: Submission, place: Place, profile: Profile | None) -> 
     """Submit a run, and remember it; one that is refused is forgotten again.
 
     Raises:
-        ValueError: if the place refuses it, or has a run of that name.
+        ValueError: if the place refuses it, or has a run of that name; or it goes on at the place
+            that it was submitted to before, or cannot go on here.
     """
     submissions = Submissions()
-    before = submissions.find(submission.run)
+    with submissions.held(submission.run):
+        before = submissions.find(submission.run)
+        if before is not None:
+            _check_elsewhere(before, place, profile)
+        _hand_over(submission, place, profile, before)
+
+
+def _hand_over(
+    submission: Submission, place: Place, profile: Profile | None, before: Record | None
+) -> None:
+    submissions = Submissions()
     submissions.write(Record.of(submission, place.name, profile))
     try:
         place.submit(submission)
@@ -92,22 +107,77 @@ def submit_again(found: Found) -> None:
     """Submit a run that has ended once more: it goes on from its last checkpoint.
 
     Raises:
-        ValueError: if it has not ended, has finished, or was not submitted from here.
+        ValueError: if it has not ended, has finished, was not submitted from here, or cannot go on
+            at this place.
     """
+    with Submissions().held(found.run):
+        _submit_again(found)
+
+
+def _submit_again(found: Found) -> None:
     run, record = found.run, found.record
     if record is None:
         raise ValueError(
             f"{run} was not submitted from here: whoever did has its job; or submit its job file"
             f" under its name, which goes on with it: tap submit SPEC --run {run} --on PLACE"
         )
+    _check_elsewhere(record, found.place, found.profile)
     state = found.state()
+    if state.place.state == "unknown":
+        raise ValueError(
+            f"whether {run} goes on is not known, for {found.place.name} does not answer"
+            f" ({state.place.why}): try again when it does"
+        )
+    if state.state == "stopping":
+        raise ValueError(f"{run} is stopping: wait for its end, or tap stop {run} --now")
     if not state.ended:
         raise ValueError(f"{run} has not ended ({state.state}): stop it first: tap stop {run}")
     if state.state == "succeeded":
         raise ValueError(f"{run} has finished: there is nothing to go on with")
     if isinstance(found.place, KubernetesPlace):
         found.place.clear(run)
-    hand_over(record.submission(), found.place, found.profile)
+    _hand_over(record.submission(), found.place, found.profile, record)
+
+
+def _check_elsewhere(before: Record, place: Place, profile: Profile | None) -> None:
+    """Refuse a second copy of a run that was submitted to another place.
+
+    Raises:
+        ValueError: if it has not ended there, or its files are not where this place looks.
+    """
+    run = before.run
+    if (before.place, before.profile) == (place.name, profile):
+        return
+    there = place_of(before.place, before.profile)
+    try:
+        state = there.state(run)
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"{run} was submitted to {before.place}, which does not answer ({error}): whether it"
+            " goes on there is not known; try again when it does, or choose another name"
+        ) from None
+    if not state.ended:
+        raise ValueError(
+            f"{run} has not ended at {before.place} ({state.state}): stop it there first: tap stop"
+            f" {run}"
+        )
+    lie, look = _files_of(before.profile, before.job), _files_of(profile, before.job)
+    if type(there) is not type(place) or lie != look:
+        raise ValueError(
+            f"{run} was submitted to {before.place}, and its files are not where {place.name} looks"
+            " for them: go on there, or choose another name"
+        )
+
+
+def _files_of(profile: Profile | None, job: JobConfig | None) -> tuple[str | None, ...]:
+    """Which storage holds the runs of a place, as far as that can be told from here."""
+    storage = getattr(profile, "storage", None)
+    if storage is None:
+        return (job.storage if job else None,)
+    if isinstance(profile, KubernetesProfile) and storage.claim is not None:
+        where = profile.context, profile.namespace, storage.claim, storage.mount
+        return (storage.path, *where)
+    return (storage.path,)
 
 
 def stop_run(found: Found, *, now: bool) -> str:
@@ -122,15 +192,25 @@ def stop_run(found: Found, *, now: bool) -> str:
     if state.state == "stopping" and not now:
         return f"{found.run} is stopping already"
     grace = 0.0 if now else _grace(found)
-    found.place.stop(found.run, grace)
-    if found.record is not None:
-        Submissions().write(found.record.model_copy(update={"stopped": utc_now()}))
+    try:
+        found.place.stop(found.run, grace)
+    except ValueError:
+        # Its pods may go on for their grace where one may not end them: it is stopped all the same.
+        if found.state().place.state in ("stopping", "gone"):
+            _remember_stop(found)
+        raise
+    _remember_stop(found)
     if now:
         return f"{found.run} is ended without a checkpoint"
     return (
         f"{found.run} has {grace:g} s to write a checkpoint; it goes on with: tap resubmit"
         f" {found.run}"
     )
+
+
+def _remember_stop(found: Found) -> None:
+    if found.record is not None:
+        Submissions().write(found.record.model_copy(update={"stopped": utc_now()}))
 
 
 def _grace(found: Found) -> float:

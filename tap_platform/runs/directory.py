@@ -106,6 +106,10 @@ class RunDirectory:
         """The text that one worker of one attempt printed."""
         return self.logs / f"attempt-{attempt}" / f"rank-{rank}.log"
 
+    def driver_log(self, attempt: int) -> Path:
+        """The text that the driver of one attempt printed; only of a driver in a cluster."""
+        return self.logs / f"attempt-{attempt}" / "driver.log"
+
     @property
     def attempt(self) -> int:
         """The number of the latest attempt; 0 before the first."""
@@ -135,12 +139,8 @@ class RunDirectory:
         Raises:
             ValueError: The storage cannot be written, a name is not plain, or the run exists.
         """
-        for kind, word in (("project", project), ("run", name)):
-            if not _PLAIN_NAME.fullmatch(word):
-                raise ValueError(
-                    f"the {kind} name {word!r} does not do as a folder name: use letters, digits, "
-                    "'_', '-' and '.'"
-                )
+        check_plain_name("project", project)
+        check_plain_name("run", name)
         run = cls(local_path(storage) / project / name)
         try:
             run.path.mkdir(parents=True)
@@ -184,6 +184,23 @@ class RunDirectory:
         raise ValueError(
             f"there is no run {wanted!r} in {storage}: {hint}; a run that lies elsewhere is named"
             " by the path of its directory"
+        )
+
+
+def check_plain_name(kind: str, name: str) -> None:
+    """Refuse a name that is no plain folder name: it leads elsewhere, or looks like an option.
+
+    Args:
+        kind: What it names, `run` or `project`.
+        name: The name.
+
+    Raises:
+        ValueError: It is not plain.
+    """
+    if not _PLAIN_NAME.fullmatch(name):
+        raise ValueError(
+            f"the {kind} name {name!r} does not do as a folder name: use letters, digits, '_', '-'"
+            " and '.', not beginning with '-' or '.'"
         )
 
 

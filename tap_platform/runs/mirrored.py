@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from datamodules.cache_folder import cache_folder
 from datamodules.storage import Location, list_files, location, read_bytes
-from tap_platform.runs.directory import RunDirectory
+from tap_platform.runs.directory import RunDirectory, check_plain_name
 from tap_platform.runs.files import write_atomic
 from tap_platform.runs.mirror import INDEX, STATUS, mirror_place, read_index
 from tap_platform.runs.status import RunStatus
@@ -47,7 +47,9 @@ def mirrored_runs(mirror: str) -> Iterator[MirroredRun]:
                 yield MirroredRun(folder.parent.name, folder.name, status)
 
 
-def fetch_run(mirror: str, project: str, run: str) -> RunDirectory:
+def fetch_run(
+    mirror: str, project: str, run: str, only: frozenset[str] | None = None
+) -> RunDirectory:
     """A run directory with all that a mirror has of it, in this computer's cache folder.
 
     What was fetched before and has not changed is not fetched again. There are no checkpoints in
@@ -57,20 +59,38 @@ def fetch_run(mirror: str, project: str, run: str) -> RunDirectory:
         mirror: The folder or URL, `mirror.url` of the job.
         project: The run's project.
         run: Its name.
+        only: The files to fetch, by their paths in the run directory; None: all of them. Folders of
+            some files are apart from those of all.
 
     Raises:
         OSError: The store does not answer.
-        ValueError: The mirror has no such run, or its list names files outside of it.
+        ValueError: The mirror has no such run, its list names files outside of it, or a name is not
+            plain: it may be a cluster's word.
     """
+    check_plain_name("project", project)
+    check_plain_name("run", run)
     place = mirror_place(mirror, project, run)
     there = read_index(place)
     if not there:
         raise ValueError(f"there is no run {project}/{run} in {mirror}: is it mirrored there?")
-    store = hashlib.sha256(mirror.rstrip("/").encode()).hexdigest()[:16]
-    folder = cache_folder() / "mirrored" / store / project / run
+    if only is not None:
+        there = {name: version for name, version in there.items() if name in only}
+    folder = fetched_folder(mirror, only) / project / run
     folder.mkdir(parents=True, exist_ok=True)
     _refresh(folder, place, there)
     return RunDirectory(folder)
+
+
+def fetched_folder(mirror: str, only: frozenset[str] | None = None) -> Path:
+    """Where runs of a mirror lie once they are fetched, `<project>/<run>`; it may not exist yet.
+
+    Args:
+        mirror: The folder or URL.
+        only: The files that are fetched; None: all of them.
+    """
+    what = mirror.rstrip("/") if only is None else "\n".join([mirror.rstrip("/"), *sorted(only)])
+    store = hashlib.sha256(what.encode()).hexdigest()[:16]
+    return cache_folder() / "mirrored" / store
 
 
 def _refresh(folder: Path, place: Location, there: dict[str, str]) -> None:

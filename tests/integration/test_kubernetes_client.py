@@ -1,8 +1,12 @@
 """The client of Kubernetes against a real HTTP server that speaks its REST."""
 
+import re
 import threading
+import time
+from pathlib import Path
 
 import pytest
+import yaml
 from kubernetes_api.server import ALL, Fault, api_server
 
 from tap_platform.config.profile import KubernetesProfile
@@ -279,6 +283,17 @@ def test_no_kube_config(monkeypatch, tmp_path):
         Cluster(None, "tap")
 
 
+@pytest.mark.parametrize(
+    "text", ["a: [", "- 1\n- 2", "just words", "contexts: 3\ncurrent-context: a", "\x00"]
+)
+def test_a_broken_kube_config_is_named(monkeypatch, tmp_path, text):
+    path = tmp_path / "config"
+    path.write_text(text)
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    with pytest.raises(ValueError, match=re.escape(str(path))):
+        Cluster(None, "tap")
+
+
 def test_a_context_that_is_not_there(api):
     with pytest.raises(ValueError, match=r"no Kubernetes to ask .*other"):
         Cluster("other", "tap")
@@ -509,6 +524,96 @@ def test_a_cluster_of_its_own_for_each_try_has_a_log_each(api, monkeypatch):
     assert list(lines) == ["two"]
 
 
+@pytest.fixture
+def hasty(monkeypatch):
+    """Looks that come quickly."""
+    monkeypatch.setattr("tap_platform.places.kubernetes.logs.LOOK_EVERY_SECONDS", 0.02)
+    monkeypatch.setattr("tap_platform.places.kubernetes.pod_log.PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr("tap_platform.places.kubernetes.pod_log.WAIT_SECONDS", 0.02)
+
+
+@pytest.mark.parametrize("job_is_there", [True, False])
+def test_a_log_that_is_followed_when_all_is_over_is_not_there(api, job_is_there):
+    lines = follow(api)
+    status = {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}
+    api.set("rayjobs", names.object_name(RUN), status=status)
+    if not job_is_there:
+        delete(api, "rayjobs", names.object_name(RUN))
+    with pytest.raises(NotThereError, match="no pod has the log of"):
+        list(lines)
+
+
+def log_lines(monkeypatch, *connections):
+    """Let a log's connections bring these lines, one list after the other."""
+    left = list(connections)
+
+    def pod_log(self, pod, container, since, follow):
+        yield from left.pop(0)
+        if left:
+            raise DroppedError
+
+    monkeypatch.setattr(Cluster, "pod_log", pod_log)
+
+
+def test_lines_without_a_time_swallow_nothing(api, monkeypatch, hasty):
+    first = "2026-11-22T10:00:00.1Z one", "a kubelet's own word", "2026-11-22T10:00:00.123456Z two"
+    then = "2026-11-22T12:00:00.2+02:00 three", "", "2026-11-22T10:00:01Z four"
+    log_lines(monkeypatch, first, [*first, *then])
+    pod(api, "submitter", phase="Succeeded")
+    lines = list(KubernetesPlace("cpu", profile()).logs(RUN, False, None))
+    assert lines == ["one", "a kubelet's own word", "two", "three", "", "four"]
+
+
+@pytest.mark.parametrize(
+    ("verb", "plural"), [("get", "rayjobs"), ("list", "pods"), ("log", "pods")]
+)
+def test_a_server_that_is_away_for_a_while_ends_no_log(api, quick, hasty, verb, plural):
+    pod(api, "submitter")
+    api.log("submitter").print("one")
+    api.faults += [Fault(verb, plural, 503)] * 14
+    threading.Timer(0.5, finish, (api, "submitter")).start()
+    assert list(follow(api)) == ["one"]
+    assert not api.faults
+
+
+def test_a_server_that_stays_away_ends_a_log(api, quick, hasty, monkeypatch):
+    monkeypatch.setattr("tap_platform.places.kubernetes.pod_log.PATIENCE_SECONDS", 0.1)
+    api.faults += [Fault("list", "pods", 503)] * 500
+    with pytest.raises(RefusedError, match=r"cannot list pods .503."):
+        list(follow(api))
+
+
+def test_who_may_not_read_a_log_is_told_at_once(api, hasty):
+    everything = {(verb, each) for verb in ALL for each in (*EVERYTHING, "pods")}
+    api.tokens["good"] = ("alice", everything)
+    pod(api, "submitter")
+    with pytest.raises(ForbiddenError, match="may not get pods"):
+        list(follow(api))
+
+
+def test_a_submitter_in_the_place_of_another_repeats_nothing(api, hasty):
+    job = api.put("configmaps", "stands-for-a-job")
+    owned = {"metadata": {"ownerReferences": [owner(job)]}}
+    pod(api, "first")
+    api.set("pods", "first", **owned)
+    api.log("first").print("first says hello", "one", "two", "two", "three")
+    api.log("first").ended = True
+    lines = follow(api)
+    told = [next(lines) for _ in range(5)]
+    api.set("pods", "first", status={"phase": "Failed"})
+    pod(api, "second")
+    api.set("pods", "second", **owned)
+    api.log("second").print("second says hello", "one", "two", "two", "three", "two", "four")
+    threading.Timer(0.3, finish, (api, "second")).start()
+    told += list(lines)
+    assert told == [
+        "first says hello",
+        *("one", "two", "two", "three"),
+        "second says hello",
+        *("two", "four"),
+    ]
+
+
 def test_a_log_that_nobody_has(api):
     with pytest.raises(NotThereError, match="no pod has the log of"):
         list(KubernetesPlace("cpu", profile()).logs(RUN, False, None))
@@ -574,6 +679,94 @@ def test_stopping_now_leaves_no_pod(api):
     pod(api, "head", container="ray-head")
     place.stop(RUN, grace=0)
     assert (api.names("pods"), api.names("rayjobs")) == ([], [])
+
+
+def people(*roles):
+    """What the documented roles allow."""
+    file = Path(__file__).resolve().parents[2] / "cluster" / "namespace" / "people.yaml"
+    rules = [
+        rule
+        for each in yaml.safe_load_all(file.read_text())
+        if each["kind"] == "Role" and each["metadata"]["name"] in roles
+        for rule in each["rules"]
+    ]
+    return {(verb, what) for rule in rules for what in rule["resources"] for verb in rule["verbs"]}
+
+
+def test_submitters_may_do_all_that_tap_does(api, monkeypatch):
+    monkeypatch.setattr("tap_platform.places.kubernetes.place.LOOK_EVERY_SECONDS", 0.02)
+    api.tokens["good"] = ("alice", people("tap-viewer", "tap-submitter"))
+    place = KubernetesPlace("cpu", profile())
+    place.submit(submission())
+    pod(api, "submitter")
+    api.log("submitter").print("hello")
+    assert list(place.logs(RUN, False, None)) == ["hello"]
+    place.stop(RUN, grace=0)
+    assert (api.names("pods"), api.names("rayjobs")) == ([], [])
+    place.clear(RUN)
+    place.submit(submission())
+
+
+def test_who_may_not_end_pods_is_told_that_the_run_is_stopped(api):
+    submitter = people("tap-viewer", "tap-submitter") - {("delete", "pods")}
+    api.tokens["good"] = ("alice", submitter)
+    place = KubernetesPlace("cpu", profile())
+    place.submit(submission())
+    pod(api, "head", container="ray-head")
+    with pytest.raises(ForbiddenError, match="The run is being stopped, but its pods take"):
+        place.stop(RUN, grace=0)
+    assert place.state(RUN).state == "gone"
+
+
+def test_an_ended_run_is_cleared_when_nothing_of_it_is_left(api, monkeypatch):
+    monkeypatch.setattr("tap_platform.places.kubernetes.place.LOOK_EVERY_SECONDS", 0.02)
+    place = KubernetesPlace("cpu", profile())
+    place.submit(submission())
+    pod(api, "head", container="ray-head")
+    labels = {"labels": {names.RUN: RUN}}
+    delete(api, "rayjobs", names.object_name(RUN))
+    api.put("configmaps", names.files_name(RUN), metadata=labels)
+    api.store.delete(api.kind("pods"), "tap", "head")  # it has its grace
+    gone = []
+
+    def vanish():
+        gone.append("configmap")
+        delete(api, "configmaps", names.files_name(RUN))
+        time.sleep(0.2)
+        gone.append("pod")
+        api.store.end_pod("tap", "head")
+
+    threading.Timer(0.2, vanish).start()
+    place.clear(RUN)
+    assert gone == ["configmap", "pod"]
+    place.submit(submission())
+
+
+def test_what_does_not_vanish_is_named(api, monkeypatch):
+    monkeypatch.setattr("tap_platform.places.kubernetes.place.LOOK_EVERY_SECONDS", 0.02)
+    monkeypatch.setattr("tap_platform.places.kubernetes.place.CLEARED_WITHIN_SECONDS", 0.1)
+    labels = {"labels": {names.RUN: RUN}}
+    api.put("configmaps", names.files_name(RUN), metadata=labels)
+    with pytest.raises(ValueError, match=f"still there after .*ConfigMap {names.files_name(RUN)}"):
+        KubernetesPlace("cpu", profile()).clear(RUN)
+
+
+def test_a_run_that_goes_on_is_not_cleared(api):
+    place = KubernetesPlace("cpu", profile())
+    place.submit(submission())
+    with pytest.raises(ValueError, match=r"goes on at cpu .starting.: stop it first"):
+        place.clear(RUN)
+    assert api.names("rayjobs")
+
+
+def test_a_lost_answer_to_a_deletion_is_no_refusal(api, cluster, quick):
+    place = KubernetesPlace("cpu", profile())
+    place.submit(submission())
+    api.faults.append(Fault("delete", "rayjobs", "lose"))
+    place.stop(RUN, grace=0)
+    assert api.names("rayjobs") == []
+    with pytest.raises(NotThereError):
+        cluster.delete(RAY_JOBS, names.object_name(RUN))
 
 
 def test_all_runs_of_a_namespace(api):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
-from kubernetes_api.server import api_server
+from kubernetes_api.server import ALL, api_server
 
 from tap_platform.cli import tap
 from tap_platform.runs.directory import RunDirectory
@@ -130,6 +130,60 @@ def test_the_life_of_a_run(api, tmp_path):
     assert stands()["state"] == "succeeded"
     with pytest.raises(ValueError, match="there is nothing to go on with"):
         call("resubmit", "smoke")
+
+
+def test_an_earlier_end_is_not_this_ones(api, tmp_path):
+    submit()
+    run = RunDirectory.create(tmp_path / "seen", "tap", "smoke")
+    old = {"host": "a-pod", "updated": "2020-01-01T00:00:00+00:00", "step": 40, "max_steps": 100}
+    for end in ("interrupted", "finished"):
+        write_status(run.status, RunStatus(state=end, **old))
+        api.set("rayjobs", "smoke", status={"jobDeploymentStatus": "Failed", "message": "lost"})
+        assert stands()["state"] == "failed"
+        call("resubmit", "smoke")
+    # Nobody answers: a run that may go on is not taken away.
+    write_status(run.status, RunStatus(state="interrupted", **old))
+    tokens, api.tokens = api.tokens, {}
+    assert stands()["state"] == "unknown"
+    with pytest.raises(ValueError, match="whether smoke goes on is not known, for site does not"):
+        call("resubmit", "smoke")
+    api.tokens = tokens
+    assert stands()["state"] == "starting"
+
+
+def test_a_run_goes_on_at_one_place(api):
+    submit()
+    profile = yaml.safe_load(Path("site.yaml").read_text())
+    Path("other.yaml").write_text(yaml.safe_dump({**profile, "mfu": 0.4}))
+    for arguments in (
+        ("resubmit", "smoke", "--on", "other.yaml"),
+        ("submit", TINY, "--on", "other.yaml", "--run", "smoke"),
+    ):
+        with pytest.raises(ValueError, match=r"has not ended at site \(starting\)"):
+            call(*arguments)
+    assert stands()["place"] == "site"
+
+
+def test_the_drivers_log_outlives_its_cluster(api, tmp_path):
+    submit()
+    run = RunDirectory.create(tmp_path / "seen", "tap", "smoke")
+    write_status(run.status, RunStatus(state="failed", message="no workers", host="a-pod"))
+    run.begin_attempt()
+    run.driver_log(1).write_text("no workers: no GPU\n")
+    api.store.delete(api.kind("rayjobs"), "tap", "smoke")
+    assert call("logs", "smoke", "-f") == call("logs", "smoke") == "no workers: no GPU\n"
+
+
+def test_a_stop_is_remembered_though_pods_may_not_be_ended(api, tmp_path):
+    submit()
+    name = {"name": "ray-head", "image": "x:1"}
+    pod = {"metadata": {"labels": {"tap-platform/run": "smoke"}}, "spec": {"containers": [name]}}
+    api.put("pods", "head", **pod, status={"phase": "Running"})
+    every = {(verb, kind.plural) for verb in ALL for kind in api.kinds}
+    api.tokens["good"] = ("alice", every - {("delete", "pods")})
+    with pytest.raises(ValueError, match="its pods take their grace"):
+        call("stop", "smoke", "--now")
+    assert stands()["state"] == "stopped"
 
 
 def test_a_cluster_that_is_gone_without_a_word(api, tmp_path):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 from whole_runs import losses, starts, wait_until
 
 from tap_platform.runs.directory import RunDirectory
 from tap_platform.runs.events import read_events
 from tap_platform.runs.status import read_status
+from tap_platform.runs.stop_request import StopRequest
 from tests.chaos.cluster import WORKERS, HostCluster
 from tests.chaos.hosts import why_not
 from tests.chaos.jobs import write_job
@@ -18,7 +21,7 @@ pytestmark = [
     pytest.mark.long,
 ]
 
-STEPS = 60
+STEPS = 300
 CHANGES = {
     "training": {"max_steps": STEPS},
     "checkpoint": {"every_steps": STEPS},
@@ -35,9 +38,6 @@ class Pods(HostCluster):
         self.remembers = False
         for name in ("head", *WORKERS):
             self.add(name)
-
-    def _ray_options(self, name):
-        return [*super()._ray_options(name), *(["--num-cpus=1"] if name == "head" else [])]
 
     def leave(self, name, run):
         """What Kubernetes does in a pod before it ends it."""
@@ -91,6 +91,9 @@ def test_pods_that_leave_lose_no_step(pods, tmp_path):
     assert host_of(run) == second
     # All pods of a run that is deleted are told at once, and nobody knows in which order.
     leaving = [pods.leave(name, run) for name in (second, "head")]
+    # KubeRay stops the job too: the driver is sent SIGTERM a second time.
+    wait_until(StopRequest(run).asked, "the first SIGTERM", 60)
+    driver.send(signal.SIGTERM)
     assert [each.wait(120) for each in leaving] == [0, 0]
     assert driver.wait(1) == 1
     assert "is being stopped, by SIGTERM: its workers end by themselves" in leaving[0].said()

@@ -28,6 +28,12 @@ def test_the_demo_finds_its_job():
     assert load_job(job_file(JOB)).data.source == "scenes"
 
 
+def test_the_first_job_of_a_cluster_survives_a_lost_worker():
+    job = load_job(JOBS / "tap_tiny_scenes.yaml")
+    assert job.scale.max_failures > 0
+    assert job.checkpoint.every_steps < job.training.max_steps / 10
+
+
 def test_the_coco_job_says_where_its_priors_come_from():
     job = load_job(JOBS / "tap_tiny_coco.yaml")
     assert (job.data.source, job.data.priors) == ("coco", "category_names")

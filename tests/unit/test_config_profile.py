@@ -65,6 +65,14 @@ def test_quantities_are_bytes(text, count):
         ({"namespace": "Team_A"}, "namespace"),
         ({"storrage": {}}, "did you mean 'storage'?"),
         ({"queue": {"system": "slurm", "name": "a"}}, "queue.system"),
+        ({"place": ["a"]}, "place: no kind ['a']"),
+        ({"place": None}, "place: no kind None"),
+        (
+            {"groups": [{**GROUP, "gpu": {"type": ["H100"], "count": 1}}]},
+            "groups.0.gpu.type",
+        ),
+        ({"labels": ["a"]}, "labels"),
+        ({"labels": {"a": 3}}, "labels.a"),
         ({"place": "slurm"}, "no kind 'slurm': choose one of local, ray, kubernetes"),
         ({"tracking": "http://me:secret@mlflow"}, "holds a key or password"),
     ],
@@ -72,6 +80,64 @@ def test_quantities_are_bytes(text, count):
 def test_what_is_wrong_with_a_profile_is_told(change, said):
     with pytest.raises(ValueError, match=re.escape(said)):
         validate_profile({**KUBERNETES, **change}, "ours.yaml")
+
+
+@pytest.mark.parametrize(
+    ("patch", "said"),
+    [
+        ({"spec": 5}, "pod_patch.head: spec is 5, and must be a mapping"),
+        ({"metadata": ["a"]}, "metadata is ['a'], and must be a mapping"),
+        ({"metadata": {"labels": ["a"]}}, "metadata.labels is ['a'], and must be a mapping"),
+        ({"metadata": {"labels": {"a": 3}}}, "metadata.labels: 'a' is 3, and must be a text"),
+        ({"metadata": {"annotations": {"a": True}}}, "metadata.annotations: 'a' is True"),
+        ({"spec": {"nodeSelector": {"a": 3}}}, "spec.nodeSelector: 'a' is 3"),
+        ({"spec": {"containers": 3}}, "spec.containers is 3, and must be a list"),
+        ({"spec": {"containers": {"name": "a"}}}, "and must be a list"),
+        ({"spec": {"containers": ["a"]}}, "spec.containers[0] has no name"),
+        ({"spec": {"containers": [{"name": 3}]}}, "spec.containers[0].name is 3"),
+        ({"spec": {"initContainers": [{"image": "x"}]}}, "spec.initContainers[0] has no name"),
+        ({"spec": {"volumes": [{"emptyDir": {}}]}}, "spec.volumes[0] has no name"),
+        (
+            {"spec": {"containers": [{"name": "a", "env": [{"value": "b"}]}]}},
+            "spec.containers.a.env[0] has no name",
+        ),
+        (
+            {"spec": {"containers": [{"name": "a", "env": {"A": "b"}}]}},
+            "spec.containers.a.env is {'A': 'b'}, and must be a list",
+        ),
+        (
+            {"spec": {"containers": [{"name": "a", "volumeMounts": [{"name": "b"}]}]}},
+            "spec.containers.a.volumeMounts[0] has no mountPath",
+        ),
+        (
+            {"spec": {"containers": [{"name": "a", "resources": 3}]}},
+            "spec.containers.a.resources is 3",
+        ),
+    ],
+)
+def test_a_pod_patch_has_the_shape_of_a_pod(patch, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        validate_profile({**KUBERNETES, "pod_patch": {"head": patch}}, "ours.yaml")
+
+
+def test_null_takes_a_key_of_a_pod_away():
+    patch = {
+        "metadata": {"labels": {"a": None}, "annotations": None},
+        "spec": {
+            "containers": [{"name": "a", "env": None, "resources": {"limits": None}}],
+            "volumes": None,
+            "hostNetwork": True,
+        },
+    }
+    told = validate_profile({**KUBERNETES, "pod_patch": {"workers": patch}}, "ours.yaml")
+    assert told.pod_patch.workers == patch
+
+
+def test_gpus_of_gddr_have_less_than_their_makers_say():
+    """Bytes that torch tells of them, error correction on; of HBM it tells more than is sold."""
+    there = {"L40S": 47.6, "L4": 23.6, "A10G": 23.6, "T4": 15.6, "H100": 84.9, "A100-40GB": 42.2}
+    for kind, memory_gb in there.items():
+        assert 0.94 * memory_gb <= GPUS[kind].memory_gb <= memory_gb
 
 
 def test_a_name_that_is_not_there_is_answered_with_the_nearest():

@@ -77,6 +77,16 @@ def test_an_elastic_job_takes_what_there_is_when_its_most_is_not():
     assert (share.pods_least, share.pods_most) == (1, 2)
 
 
+@pytest.mark.parametrize(
+    ("workers", "most", "there_are"),
+    [("[8, 64]", 2, 16), ("[4, 12]", 2, 12), (5, 2, 5), ("[8, 64]", 8, 64)],
+)
+def test_workers_that_find_room(workers, most, there_are):
+    wanted = job(workers=workers)
+    (share,) = nodes_for(wanted, profile({**GPUS, "most": most}))
+    assert share.workers_of(wanted) == there_are
+
+
 def test_nodes_that_are_kept_are_the_least():
     (share,) = nodes_for(job(workers=8), profile({**GPUS, "least": 2, "most": 4}))
     assert (share.pods_least, share.pods_most) == (2, 2)

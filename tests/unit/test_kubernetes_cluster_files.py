@@ -99,10 +99,13 @@ def test_people_may_do_what_tap_does_and_no_more():
     assert verbs("tap-submitter", "", "configmaps") == {"create", "get", "patch", "delete"}
     assert verbs("tap-viewer", "ray.io", "rayjobs") == {"get", "list", "watch"}
     assert verbs("tap-viewer", "", "pods/log") == {"get"}
+    # `tap stop --now` ends them.
+    assert verbs("tap-submitter", "", "pods") == {"delete"}
+    assert verbs("tap-viewer", "", "pods") == {"get", "list", "watch"}
     for role in ("tap-viewer", "tap-submitter"):
         for resource in ("secrets", "pods/exec", "pods/portforward", "services/proxy"):
             assert verbs(role, "", resource) == set()
-        assert not {"create", "patch", "update", "delete"} & verbs(role, "", "pods")
+        assert not {"create", "patch", "update"} & verbs(role, "", "pods")
         for rule in named("namespace", "Role", role)["rules"]:
             assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
 
@@ -208,6 +211,62 @@ def test_prometheus_reaches_metrics_and_nothing_else():
     for node in ("head", "worker"):
         assert may_reach(pod_labels(node), "monitoring", 8080)
         assert not may_reach(pod_labels(node), "monitoring", 8265)
+
+
+@pytest.mark.parametrize("resolver", ["kube-system", "169.254.20.10/32"])
+def test_runs_ask_for_names_where_clusters_answer(resolver):
+    """By services of kube-system, or a cache on every node with an address of its own."""
+    rules = named("namespace", "NetworkPolicy", "runs-to-outside")["spec"]["egress"]
+    answers = [
+        rule
+        for rule in rules
+        if any(
+            is_peer(to, resolver) or to.get("ipBlock", {}).get("cidr") == resolver
+            for to in rule["to"]
+        )
+    ]
+    ports = {(port["protocol"], port["port"]) for rule in answers for port in rule["ports"]}
+    assert ports == {("UDP", 53), ("TCP", 53)}
+
+
+def flavors():
+    """Of the queue, in the order in which Kueue tries them: name to quota of GPUs."""
+    (group,) = named("queues", "ClusterQueue", "tap")["spec"]["resourceGroups"]
+    return {
+        flavor["name"]: int(quota["nominalQuota"])
+        for flavor in group["flavors"]
+        for quota in flavor["resources"]
+        if quota["name"] == "nvidia.com/gpu"
+    }
+
+
+def tolerates(pod, taint):
+    """Whether a pod puts up with a taint, as profiles tolerate: any value of a key."""
+    return any(
+        (each["key"], each["operator"], each["effect"]) == (taint["key"], "Exists", taint["effect"])
+        for each in pod.get("tolerations", [])
+    )
+
+
+def test_heads_take_no_room_of_workers_in_the_queue():
+    (cpu, gpu), name = flavors(), "h100_32x8_rdma"
+    assert (flavors()[cpu], flavors()[gpu]) == (0, 256)
+    assert not named("queues", "ResourceFlavor", cpu).get("spec")
+    (taint,) = named("queues", "ResourceFlavor", gpu)["spec"]["nodeTaints"]
+    _, profile = load_profile(CLUSTER / "profiles" / f"{name}.yaml")
+    job = job_of("tap_vit_b")
+    templates = pod_templates(render(submission_of(job), profile)[-1])
+    assert tolerates(templates["h100"]["spec"], taint)
+    assert not tolerates(templates["head"]["spec"], taint)
+    assert not tolerates(templates["submitter"]["spec"], taint)
+
+
+def test_pods_of_profiles_ask_for_nothing_that_the_namespace_refuses():
+    for name, profile in map(load_profile, profile_files()):
+        if isinstance(profile, KubernetesProfile):
+            for template in pod_templates(render(submission_of(None), profile)[-1]).values():
+                for container in template["spec"]["containers"]:
+                    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}, name
 
 
 def test_redis_is_reached_by_heads_only():

@@ -113,6 +113,15 @@ def test_the_yaml_reads_back_as_what_was_rendered(kind):
     assert "\\n" not in text
 
 
+def test_printed_manifests_say_what_applying_them_by_hand_leaves_out():
+    text = to_yaml(render(KINDS["train"], PROFILES["plain"]))
+    comments, _, rest = text.partition("---\n")
+    assert all(line.startswith("# ") for line in comments.splitlines())
+    for words in ("owner", "kubectl delete", "kubectl create", "--server-side"):
+        assert words in comments
+    assert "\n# " not in rest
+
+
 def test_the_yaml_is_the_same_every_time():
     texts = {to_yaml(render(KINDS["train"], PROFILES["everything"])) for _ in range(3)}
     assert len(texts) == 1

@@ -54,7 +54,11 @@ def test_objects_are_found_by_their_labels_and_told_by_their_annotations():
     job = job_of()
     submission = submission_of(job)
     profile = profile_with(
-        labels={"team": "vision", "app.kubernetes.io/managed-by": "us"},
+        labels={
+            "team": "vision",
+            "app.kubernetes.io/name": "ours",
+            "app.kubernetes.io/managed-by": "us",
+        },
         storage={"claim": "runs", "mirror": "s3://bucket/runs/"},
     )
     labels = {
@@ -67,7 +71,11 @@ def test_objects_are_found_by_their_labels_and_told_by_their_annotations():
     }
     objects = render(submission, profile, "ours")
     templates = pod_templates(of_kind(objects, "RayJob")).values()
-    for each in [*objects, *templates]:
+    for each in objects:
+        assert each["metadata"]["labels"] == labels
+    # KubeRay's services select by its own `app.kubernetes.io/name`, which ours would replace.
+    del labels["app.kubernetes.io/name"]
+    for each in templates:
         assert each["metadata"]["labels"] == labels
     assert {each["metadata"]["namespace"] for each in objects} == {"tap"}
     assert of_kind(objects, "RayJob")["metadata"]["annotations"] == {
@@ -91,6 +99,13 @@ def test_a_run_lives_and_ends_as_the_profile_says():
     assert spec["preRunningDeadlineSeconds"] == 900
     assert spec["submitterConfig"]["backoffLimit"] > 2
     assert "suspend" not in spec
+
+
+def test_what_has_no_checkpoint_is_tried_once():
+    for kind in ("data", "evaluate"):
+        submission = submission_of(None, kind=kind)
+        job = rayjob(submission=submission, lifetime={"retries": 4})
+        assert job["spec"]["backoffLimit"] == 0
 
 
 def test_deadlines_that_a_profile_does_not_set_are_not_there():
@@ -218,7 +233,7 @@ def test_the_head_trains_nothing_and_is_seen_by_its_cluster():
     head = cluster(head={"cpus": 6, "memory": "10Gi"})["headGroupSpec"]
     assert head["rayStartParams"] == {
         "dashboard-host": "0.0.0.0",
-        "num-cpus": "1",
+        "num-cpus": "0",
         "num-gpus": "0",
         "object-store-memory": str(3 * 2**30),
         "metrics-export-port": "8080",
@@ -246,6 +261,27 @@ def test_the_autoscaler_starts_small_and_prefers_the_first_group():
     assert first["priority"] > second["priority"]
     for group in (spec["headGroupSpec"], first, second):
         assert group["template"]["spec"]["restartPolicy"] == "Never"
+
+
+def test_the_driver_is_told_of_the_autoscaler():
+    """It asks for nodes: KubeRay hands the run over when the head is up."""
+
+    def told(**profile):
+        templates = pod_templates(rayjob(**profile))
+        names = ("TAP_AUTOSCALED", "TAP_START_SECONDS")
+        assert not {*names} & environment(templates["cpu"]).keys()
+        return [environment(templates["head"]).get(name) for name in names]
+
+    assert told() == [None, None]
+    assert told(lifetime={"start_seconds": 900}) == [None, None]
+    assert told(autoscale=True) == ["1", None]
+    assert told(autoscale=True, lifetime={"start_seconds": 900}) == ["1", "900"]
+
+
+def test_what_does_not_train_finds_its_node_whether_or_not_there_is_an_autoscaler():
+    job = rayjob(submission=submission_of(None), autoscale=True)
+    (workers,) = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    assert (workers["replicas"], workers["minReplicas"], workers["maxReplicas"]) == (1, 1, 1)
 
 
 def test_the_token_of_kubernetes_is_seen_by_the_autoscaler_alone():
@@ -348,12 +384,12 @@ def test_a_pod_that_is_ended_writes_its_checkpoint_first():
         (container,) = pod["containers"]
         command = container["lifecycle"]["preStop"]["exec"]["command"]
         assert command == ["python", "-m", "tap_platform.places.leave"]
-        hook = int(variables["TAP_PRE_STOP_SECONDS"])
-        assert 46 < hook < pod["terminationGracePeriodSeconds"]
-        assert pod["terminationGracePeriodSeconds"] == 106
+        hook = {"head": 156, "cpu": 76}[name]
+        assert variables["TAP_PRE_STOP_SECONDS"] == str(hook)
+        assert pod["terminationGracePeriodSeconds"] == hook + 30
         assert variables["TAP_RUN_DIRECTORY"].startswith("/mnt/tap/runs/tap/tap_tiny_scenes-")
     # The driver has its last records to bring to tracker and mirror, too.
-    assert environment(templates["head"])["RAY_JOB_STOP_WAIT_TIME_S"] == "146"
+    assert environment(templates["head"])["RAY_JOB_STOP_WAIT_TIME_S"] == "156"
     assert "lifecycle" not in templates["submitter"]["spec"]["containers"][0]
 
 
@@ -362,6 +398,8 @@ def test_the_price_of_the_run_is_told_to_it():
     job = job_of("tap_tiny_scenes", "scale.workers=2", "scale.device=gpu")
     told = rayjob(job, groups=[group], head={"price_per_hour": 0.5})
     assert environment(pod_templates(told)["head"])["TAP_PRICE_PER_HOUR"] == "10.5"
+    assert environment(pod_templates(told)["head"])["TAP_CURRENCY"] == "USD"
+    assert environment(pod_templates(told)["head"])["TAP_OWNER"]
     assert environment(pod_templates(told)["head"])["TAP_GPU_TFLOPS"] == "312"
     on_cpus = environment(pod_templates(rayjob())["head"])
     assert not {"TAP_PRICE_PER_HOUR", "TAP_GPU_TFLOPS"} & on_cpus.keys()

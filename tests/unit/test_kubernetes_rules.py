@@ -66,6 +66,20 @@ RULES = {
         " {headGroupSpec: {template: {spec: {restartPolicy: Always}}}}}",
         "SidecarMode needs restartPolicy Never",
     ),
+    "a submitter that starts again": (
+        "spec: {submitterPodTemplate: {spec: {restartPolicy: Always}}}",
+        "the submitter's pod has restartPolicy Always, and Kubernetes' Job",
+    ),
+    "two mounts on one path": (
+        "spec: {rayClusterSpec: {headGroupSpec: {template: {spec: {containers: [{name: c,"
+        " volumeMounts: [{name: a, mountPath: /a}, {name: b, mountPath: /a/}]}]}}}}}",
+        "the head, c: /a is mounted more than once (volumes a, b)",
+    ),
+    "two mounts before the start": (
+        "spec: {submitterPodTemplate: {spec: {initContainers: [{name: c,"
+        " volumeMounts: [{name: a, mountPath: /a}, {name: b, mountPath: /a}]}]}}}",
+        "the submitter, c: /a is mounted more than once",
+    ),
     "a deadline": ("spec: {activeDeadlineSeconds: 0}", "activeDeadlineSeconds 0 is not above 0"),
     "no cluster": ("spec: {rayClusterSpec: null, backoffLimit: 0}", "neither a rayClusterSpec nor"),
     "an old Ray": ("spec: {rayClusterSpec: {rayVersion: 2.9.3}}", "rayVersion is '2.9.3'"),
@@ -141,6 +155,23 @@ def test_a_group_of_the_autoscaler_does_not_start_its_pods_again():
     cluster["workerGroupSpecs"][0]["template"]["spec"]["restartPolicy"] = "Always"
     (fault,) = check([job])
     assert "group cpu: autoscaler v2 needs restartPolicy Never" in fault
+
+
+def test_a_secret_is_not_mounted_over_the_storage():
+    profile = profile_with(secrets=[{"name": "s", "mount": "/mnt/tap"}])
+    with pytest.raises(ValueError, match="/mnt/tap is mounted more than once") as caught:
+        render(submission_of(job_of()), profile)
+    told = str(caught.value)
+    assert "the head, ray-head: /mnt/tap" in told
+    assert "group cpu, ray-worker: /mnt/tap" in told
+    assert "(volumes storage, secret-0): give a secret another mount" in told
+
+
+@pytest.mark.parametrize("policy", ["Never", "OnFailure"])
+def test_a_submitter_may_be_tried_again_in_its_pod(policy):
+    job = rayjob()
+    job["spec"]["submitterPodTemplate"]["spec"]["restartPolicy"] = policy
+    assert check([job]) == []
 
 
 @pytest.mark.parametrize("version", ["2.52.0", "2.60.0", "3.0.0", "2.100.1"])

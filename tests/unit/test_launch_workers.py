@@ -7,8 +7,9 @@ import ray
 from rich.console import Console
 
 from tap_platform.config.load import merge, validate_job
+from tap_platform.launch import workers
 from tap_platform.launch.errors import RunStoppedError
-from tap_platform.launch.workers import _budgets, _fit, _scaling, _use_gpu
+from tap_platform.launch.workers import _budgets, _fit, _scaling, _use_gpu, run_workers
 from tap_platform.runs.directory import RunDirectory
 from tap_platform.runs.stop_request import StopRequest
 
@@ -64,6 +65,20 @@ def test_workers_that_somebody_else_asked_to_end_have_not_finished(tmp_path):
 
     with pytest.raises(RunStoppedError, match="one was stopped by a person; no checkpoint; go on"):
         _fit(Asked(), job, run, Console())
+
+
+def test_an_old_request_is_forgotten_before_nodes_are_waited_for(tmp_path, monkeypatch):
+    """Else the hook of the driver's pod would take the run for one that is being stopped."""
+    run = RunDirectory.create(tmp_path, "tap", "one")
+    StopRequest(run).ask("SIGTERM")
+
+    def wait(job, console):
+        assert not StopRequest(run).asked()
+        raise ValueError("too few nodes")
+
+    monkeypatch.setattr(workers, "ray_session", wait)
+    with pytest.raises(ValueError, match="too few nodes"):
+        run_workers(validate_job(TREE, where="small"), run, 1, Console(quiet=True))
 
 
 def test_ray_train_gets_the_sizes_and_the_budgets():

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from uuid import uuid4
 
 import psutil
@@ -24,6 +25,7 @@ from tap_platform.runs.status import driver_identity, update_status
 status = Path(sys.argv[1])
 
 def stop(number, frame):
+    print("asked", flush=True)
     update_status(status, state="interrupted", message="asked")
     sys.exit(1)
 
@@ -85,9 +87,40 @@ def test_the_driver_of_the_run_is_stopped_and_waited_for(run, start, log, capsys
     assert "SIGTERM to its driver" in capsys.readouterr().err
 
 
+def test_a_driver_that_is_being_stopped_is_waited_for_and_not_asked_again(run, start, log):
+    """KubeRay stops a job before it ends its pods."""
+    driver = start(DRIVER, run.status)
+    StopRequest(run).ask("SIGTERM")
+    threading.Timer(0.3, driver.kill).start()
+    leave(run, 20)
+    assert "asked" not in driver.stdout.read()
+    said = log.read_text()
+    assert "one is being stopped, by SIGTERM: its driver has 20 s" in said
+    assert said.endswith("all have ended\n")
+
+
+def test_the_driver_of_a_run_that_changes_its_size_is_stopped(run, start, log):
+    start(DRIVER, run.status)
+    StopRequest(run).ask(RESIZE)
+    leave(run, 20)
+    assert "SIGTERM to its driver" in log.read_text()
+    assert read_status(run.status).state == "interrupted"
+
+
+@pytest.mark.parametrize("state", ["finished", "failed", "interrupted"])
+def test_a_driver_that_brings_its_last_records_is_waited_for(state, run, start, log):
+    driver = start(DRIVER, run.status)
+    update_status(run.status, state=state)
+    threading.Timer(0.3, driver.kill).start()
+    leave(run, 20)
+    assert "asked" not in driver.stdout.read()
+    assert f"one is {state}, and its driver, process {driver.pid}, has 20 s" in log.read_text()
+    assert log.read_text().endswith("all have ended\n")
+
+
 @pytest.mark.parametrize("state", ["preparing", "finished", "failed", "interrupted"])
 def test_a_run_that_does_not_train_is_left_alone(state, run, log):
-    update_status(run.status, state=state)
+    update_status(run.status, state=state, process_started=time.time() - 3600)
     leave(run, 20)
     assert "there is nothing to wait for" in log.read_text()
 

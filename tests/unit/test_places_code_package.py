@@ -80,6 +80,23 @@ def test_programs_stay_programs(repository):
     assert (modes["run.sh"], modes["package/code.py"]) == (0o755, 0o644)
 
 
+@pytest.mark.parametrize("target", ["/etc/hostname", "../outside.txt", ".git/config"])
+def test_links_out_of_the_repository_are_refused(repository, target):
+    (repository.parent / "outside.txt").write_text("of somebody else")
+    (repository / "link").symlink_to(target)
+    git(repository, "add", ".")
+    with pytest.raises(ValueError, match=r"link in .* is a link out of the repository"):
+        pack_code(repository)
+    (repository / ".gitattributes").write_text("link export-ignore\n")
+    assert "link" not in unpacked(pack_code(repository))
+
+
+def test_links_within_the_repository_are_what_they_lead_to(repository):
+    (repository / "link.py").symlink_to("package/code.py")
+    git(repository, "add", ".")
+    assert unpacked(pack_code(repository))["link.py"] == b"x = 1\n"
+
+
 def test_too_much_code(repository):
     (repository / "large.bin").write_bytes(os.urandom(50_000))
     git(repository, "add", ".")

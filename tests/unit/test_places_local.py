@@ -16,10 +16,11 @@ import yaml
 
 from tap_platform.places.local import LocalPlace
 from tap_platform.places.local_records import read_record, recorded_runs, submission_folder
-from tap_platform.places.log_files import file_lines, rank_lines
+from tap_platform.places.log_files import driver_lines, file_lines, rank_lines
 from tap_platform.places.place import Submission
+from tap_platform.places.states import _is_of_earlier
 from tap_platform.runs.directory import RunDirectory
-from tap_platform.runs.status import driver_identity, update_status
+from tap_platform.runs.status import driver_identity, read_status, update_status
 from tests.chaos.processes import wait_until
 
 RUN = "tiny-20261121-153000-a1b2"
@@ -199,6 +200,50 @@ def test_a_broken_record_is_named(place):
     with pytest.raises(ValueError, match=re.escape(f"{folder}/submission.json is no record")):
         place.state(RUN)
     (folder / "submission.json").unlink()
+
+
+def test_a_broken_record_hides_no_other_run(place, submission):
+    place.submit(submission(*WAITS))
+    folder = submission_folder("broken-1")
+    folder.mkdir(parents=True)
+    (folder / "submission.json").write_text("{")
+    states = {state.run: state for state in place.states()}
+    assert states[RUN].state == "starting"
+    assert states["broken-1"].state == "unknown"
+    assert "is no record of a submission" in states["broken-1"].why
+    (folder / "submission.json").unlink()
+
+
+def test_files_of_a_submission_are_for_its_owner_alone(place, submission):
+    place.submit(submission(*WAITS))
+    assert submission_folder(RUN).stat().st_mode & 0o777 == 0o700
+
+
+def test_a_driver_knows_that_its_log_is_kept(place, submission):
+    place.submit(submission("sh", "-c", "echo $TAP_DRIVER_LOG"))
+    log = submission_folder(RUN) / "driver.log"
+    assert list(place.logs(RUN, follow=True, rank=None)) == [str(log)]
+
+
+def test_when_a_run_was_submitted_is_before_its_first_word(place, submission, tmp_path):
+    place.submit(submission(*WAITS))
+    run = run_of(driver_of(RUN), tmp_path, state="failed")
+    state = place.state(RUN)
+    assert not _is_of_earlier(read_status(run.status), state.submitted)
+    update_status(run.status, process_started=0.0, updated="2020-01-01T00:00:00+00:00")
+    assert _is_of_earlier(read_status(run.status), state.submitted)
+
+
+def test_a_drivers_log_in_the_run_directory(tmp_path):
+    run = RunDirectory.create(tmp_path, "trials", RUN)
+    with pytest.raises(ValueError, match=f"{RUN} has no log in"):
+        list(driver_lines(run))
+    run.begin_attempt()
+    run.log(1, 0).write_text("of a worker\n")
+    # Of a driver in a terminal nothing was kept.
+    assert list(driver_lines(run)) == ["of a worker"]
+    run.driver_log(1).write_text("of the driver\n")
+    assert list(driver_lines(run)) == ["of the driver"]
 
 
 def test_lines_come_as_they_are_finished(tmp_path):

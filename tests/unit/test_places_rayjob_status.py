@@ -35,6 +35,21 @@ KUEUE = {"kueue.x-k8s.io/queue-name": "tap"}
         ),
         (job(jobDeploymentStatus="Running", jobStatus="RUNNING"), "running", ""),
         (
+            job(jobDeploymentStatus="Running", jobStatus="SUCCEEDED"),
+            "running",
+            "its command has ended well; its cluster is ending",
+        ),
+        (
+            job(jobDeploymentStatus="Running", jobStatus="FAILED"),
+            "running",
+            "its command failed; its cluster is ending",
+        ),
+        (
+            job(jobDeploymentStatus="Running", jobStatus="STOPPED"),
+            "running",
+            "its command was stopped; its cluster is ending",
+        ),
+        (
             job(jobDeploymentStatus="Complete", jobStatus="SUCCEEDED", message="done"),
             "succeeded",
             "",
@@ -90,6 +105,10 @@ def test_words_of_kuberay(rayjob, state, why):
     assert found.state == state
     assert why in found.why
     assert bool(why) == bool(found.why)
+
+
+def test_when_a_rayjob_was_made_is_when_it_was_submitted():
+    assert place_state(Told(job()), "cpu").submitted == "2026-11-22T04:00:00Z"
 
 
 def pod(phase="Pending", conditions=(), waiting=None, terminated=None, last=None, **status):

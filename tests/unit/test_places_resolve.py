@@ -40,6 +40,21 @@ def test_queues_are_of_kubernetes(on):
         find_place(on, "q")
 
 
+def test_a_queue_has_a_name():
+    for on in ("cpu", "local", "http://head:8265"):
+        for queue in ("", " "):
+            with pytest.raises(ValueError, match="--queue needs the name of a queue"):
+                find_profile(on, queue)
+    with pytest.raises(ValueError, match="queue"):
+        kubernetes(queue={"system": "kueue", "name": ""})
+
+
+def test_a_password_in_an_address_is_not_told():
+    with pytest.raises(ValueError, match="head:8265 has no queues") as refused:
+        find_place("http://me:secret@head:8265", "q")
+    assert "secret" not in str(refused.value)
+
+
 def test_another_queue_of_the_same_system():
     _, profile = find_profile("h100_32x8_rdma", "night")
     assert (profile.queue.system, profile.queue.name) == ("kueue", "night")
@@ -134,6 +149,18 @@ def test_a_broken_record_hides_no_other(tmp_path):
         records.find("old")
 
 
-def test_names_that_lead_elsewhere(tmp_path):
-    with pytest.raises(ValueError, match="is no name of a run"):
-        Submissions(tmp_path).find("../config")
+@pytest.mark.parametrize("name", ["../config", "", ".", "..", "-f", "a b", "a\nb", "a/b"])
+def test_names_that_lead_elsewhere(tmp_path, name):
+    with pytest.raises(ValueError, match="does not do as a folder name"):
+        Submissions(tmp_path).find(name)
+
+
+def test_what_is_remembered_is_for_its_owner_alone(tmp_path):
+    folder = tmp_path / "tap" / "submitted"
+    records = Submissions(folder)
+    records.write(Record.of(submission(), "cpu", kubernetes()))
+    assert folder.stat().st_mode & 0o777 == 0o700
+    folder.chmod(0o755)  # as an earlier version made it
+    with records.held("r-1"):
+        assert folder.stat().st_mode & 0o777 == 0o700
+    assert [each.run for each in records.all()] == ["r-1"]

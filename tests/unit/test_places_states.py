@@ -7,9 +7,9 @@ from tap_platform.places.states import combine
 from tap_platform.runs.status import RunStatus
 
 
-def said(state, why=""):
+def said(state, why="", submitted=None):
     return PlaceState(
-        "r-1", "tap", state, why, "2026-11-22T04:00:00Z", "cpu", "/mnt/r-1", None, "me"
+        "r-1", "tap", state, why, "2026-11-22T04:00:00Z", "cpu", "/mnt/r-1", None, "me", submitted
     )
 
 
@@ -47,8 +47,13 @@ def written(state, message=""):
             "succeeded",
             "at step 40 of 100: the copy here is late",
         ),
-        (said("succeeded"), written("interrupted", "SIGTERM"), "stopped", "SIGTERM"),
-        (said("succeeded"), written("failed", "NaN"), "failed", "NaN"),
+        (
+            said("succeeded"),
+            written("interrupted", "SIGTERM"),
+            "succeeded",
+            "says interrupted still, at step 40 of 100: the copy here is late",
+        ),
+        (said("succeeded"), written("failed", "NaN"), "succeeded", "the copy here is late"),
         (
             said("failed", "head was lost"),
             written("running"),
@@ -102,6 +107,39 @@ def test_what_has_ended():
     assert combine(said("unknown"), written("finished")).ended
     assert not combine(said("unknown"), written("running")).ended
     assert not combine(said("running"), written("finished")).ended
+
+
+LATER = "2099-11-22T04:00:00Z"
+
+
+@pytest.mark.parametrize(
+    ("state", "end", "found", "why"),
+    [
+        ("failed", "interrupted", "failed", "head lost (at step 40 of 100); go on"),
+        ("failed", "finished", "failed", "head lost (at step 40 of 100); go on"),
+        ("stopped", "finished", "stopped", "at step 40 of 100"),
+        ("gone", "failed", "lost", "its directory does not tell an end"),
+        ("gone", "finished", "lost", "its directory does not tell an end"),
+        ("unknown", "interrupted", "unknown", "its directory says interrupted, at step 40"),
+        ("unknown", "finished", "unknown", "its directory says finished"),
+        ("running", "finished", "running", "head lost"),
+        ("starting", "failed", "starting", "head lost"),
+        ("succeeded", "failed", "succeeded", "the copy here is late"),
+    ],
+)
+def test_an_end_before_the_submission_is_of_an_earlier_attempt(state, end, found, why):
+    seen = combine(said(state, "head lost", submitted=LATER), written(end, "an old word"))
+    assert seen.state == found
+    assert why in seen.why
+    assert "an old word" not in seen.why
+    assert seen.ended == (found not in ("unknown", "running", "starting"))
+    of_now = combine(said(state, "head lost", submitted="2020-01-01T00:00:00Z"), written(end))
+    assert of_now == combine(said(state, "head lost"), written(end))._replace(place=of_now.place)
+
+
+def test_progress_before_anybody_knows_how_far():
+    status = RunStatus(state="running", step=40, host="a-pod")
+    assert combine(said("running"), status).progress == "40 of ?"
 
 
 def test_progress():

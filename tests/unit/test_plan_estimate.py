@@ -86,6 +86,17 @@ def test_json_leads_back_to_the_plan(tap, h100):
     assert plan.batch.workers == 2
 
 
+def test_an_elastic_job_is_estimated_at_the_workers_that_find_room(h100):
+    large = ("training.precision=bf16", "training.global_batch=64", "data.partitions=64")
+    elastic = ("scale.strategy=zero_2", "checkpoint.every_steps=10", "training.micro_batch=1")
+    told = estimated(h100, *large, *elastic, "scale.workers=[2, 64]").estimate
+    alone = estimated(h100, *large, *elastic, "scale.workers=8").estimate
+    assert told.nodes[0].pods_most * told.nodes[0].workers_per_pod == 8
+    for part in ("memory", "work", "pace", "bill", "feed", "checkpoint", "ways"):
+        assert getattr(told, part) == getattr(alone, part), part
+    assert any("8 workers all the time, for more find no room of 64" in a for a in told.assumptions)
+
+
 def test_a_plan_says_what_would_fit_and_that_does(h100):
     gpus = {**H100["groups"][0], "gpu": {"type": "H100", "count": 8, "memory_gb": 1.6}}
     h100.write_text(json.dumps({**H100, "groups": [gpus]}))

@@ -9,11 +9,14 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+import requests
 
 from tap_platform.places.ray_jobs.client import (
+    TIMEOUT,
     check_version,
     credentials,
     dashboard_of,
+    jobs_api,
     ray_version_of,
 )
 
@@ -146,6 +149,22 @@ def test_somebody_listens_and_says_nothing(monkeypatch):
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(ValueError, match=f"no answer from {url} .ReadTimeout"):
             ray_version_of(url, {})
+
+
+def test_no_request_is_waited_for_without_end(server, monkeypatch):
+    version = json.dumps({"version": "4", "ray_version": "2.60.0", "session_name": "s"}).encode()
+    server.answers.extend([*[(200, version)] * 3, (200, b"[]")])
+    waited, request = [], requests.request
+
+    def noted(*arguments, **options):
+        waited.append(options["timeout"])
+        return request(*arguments, **options)
+
+    monkeypatch.setattr(requests, "request", noted)
+    with jobs_api(server.url) as client:
+        assert client.list_jobs() == []
+    assert len(waited) >= 2
+    assert set(waited) == {TIMEOUT}
 
 
 def test_plain_http_where_tls_is_meant(server):

@@ -105,8 +105,9 @@ def test_a_command_without_a_job_has_no_storage_to_look_for():
 
 def test_ray_waits_for_a_checkpoint(submission, tmp_path):
     changes = {"scale": {"grace_seconds": 90}, "tracking": {"final_timeout": 20}}
-    told = environment_of(submission("tap", **changes, mirror={"final_timeout": 5}))
-    assert told["RAY_JOB_STOP_WAIT_TIME_S"] == "125"
+    changes |= {"mirror": {"final_timeout": 5}, "alerts": {"final_timeout": 2}}
+    told = environment_of(submission("tap", **changes))
+    assert told["RAY_JOB_STOP_WAIT_TIME_S"] == "127"
     assert told["TAP_RUN_DIRECTORY"] == f"{tmp_path}/trials/{RUN}"
 
 

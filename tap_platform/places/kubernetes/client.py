@@ -12,7 +12,12 @@ from functools import partial
 from typing import Any
 
 from tap_platform.places.kubernetes.connection import configuration, pause, worth_another_try
-from tap_platform.places.kubernetes.errors import no_answer, refusal
+from tap_platform.places.kubernetes.errors import (
+    NotThereError,
+    UnknownKindError,
+    no_answer,
+    refusal,
+)
 from tap_platform.places.kubernetes.resources import PODS, Resource
 
 Object = dict[str, Any]
@@ -112,7 +117,12 @@ class Cluster:
         options: Object = {"propagation_policy": "Foreground" if foreground else "Background"}
         if now:
             options["grace_period_seconds"] = 0
-        self._object("delete", resource, name, **options)
+        try:
+            self._object("delete", resource, name, **options)
+        except NotThereError as error:
+            # It was there for a try whose answer did not come.
+            if error.tries == 1 or isinstance(error, UnknownKindError):
+                raise
 
     def watch(self, resource: Resource, labels: str, version: str) -> Iterator[Object]:
         """Changes since a version, as the server sends them; ends when it does.
@@ -203,7 +213,9 @@ class Cluster:
             if not error.status:
                 raise no_answer(error, asked, resource, self.where) from None
             said = error.body.decode() if isinstance(error.body, bytes) else error.body or ""
-            raise refusal(error.status, said, asked, resource, name, self.where) from None
+            refused = refusal(error.status, said, asked, resource, name, self.where)
+            refused.tries = tries.statistics["attempt_number"]
+            raise refused from None
         except HTTPError as error:
             raise no_answer(error, asked, resource, self.where) from None
 

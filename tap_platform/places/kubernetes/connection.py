@@ -21,6 +21,7 @@ def configuration(context: str | None) -> Any:
         ValueError: if there is none, or it has no such context.
     """
     from kubernetes import client, config
+    from yaml import YAMLError
 
     found = client.Configuration()
     try:
@@ -30,6 +31,12 @@ def configuration(context: str | None) -> Any:
             # The library looks at the variable only once, when it is imported.
             path = os.environ.get("KUBECONFIG")
             config.load_kube_config(path, context=context, client_configuration=found)
+    except (YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
+        told = " ".join(str(error).split())
+        raise ValueError(
+            f"the kube config {_config_files()} is broken ({type(error).__name__}: {told}): repair"
+            " it, or name another in KUBECONFIG"
+        ) from None
     except (config.ConfigException, OSError) as error:
         raise ValueError(
             f"no Kubernetes to ask ({error}): name a kube config in KUBECONFIG, or put one at"
@@ -38,6 +45,10 @@ def configuration(context: str | None) -> Any:
     # What is tried again, and after how long, `pause` tells alone.
     found.retries = False
     return found
+
+
+def _config_files() -> str:
+    return os.environ.get("KUBECONFIG") or str(Path("~/.kube/config").expanduser())
 
 
 def _in_a_pod() -> bool:

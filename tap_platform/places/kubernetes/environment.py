@@ -11,6 +11,7 @@ from tap_platform.config.profile import KubernetesProfile
 from tap_platform.places.kubernetes.groups import price_per_hour, shares
 from tap_platform.places.kubernetes.names import run_directory
 from tap_platform.places.place import Submission
+from tap_platform.runs.prices import CURRENCY, OWNER, PRICE
 
 HOME = "/home/tap"
 CACHE = "/var/cache/tap"
@@ -42,22 +43,46 @@ def grace_seconds(submission: Submission) -> int:
 def stop_seconds(submission: Submission) -> int:
     """How long a driver that is asked to end may take: the checkpoint, and its last records."""
     job = submission.job
-    last_records = job.tracking.final_timeout + job.mirror.final_timeout if job else 0
-    return grace_seconds(submission) + ceil(last_records) + 10
+    return grace_seconds(submission) + ceil(job.last_records_seconds if job else 0) + 10
 
 
 def pre_stop_seconds(submission: Submission) -> int:
-    """How long the hook that runs before a pod is ended may wait for that checkpoint."""
+    """How long the hook that runs before a worker's pod is ended may wait for that checkpoint.
+
+    The head's may wait for all that the driver does: `stop_seconds`.
+    """
     return grace_seconds(submission) + 30
 
 
-def termination_seconds(submission: Submission) -> int:
-    """How long a pod has from its notice to its end: the hook, and Ray after it."""
-    return grace_seconds(submission) + 60
+def termination_seconds(pre_stop: int) -> int:
+    """How long a pod has from its notice to its end: its hook, and Ray after it."""
+    return pre_stop + 30
 
 
-def node_environment(
+def head_environment(submission: Submission, profile: KubernetesProfile) -> list[dict[str, Any]]:
+    """The variables of the head, where the driver lives: what tells it of an autoscaler too."""
+    start = profile.lifetime.start_seconds
+    told = {
+        "TAP_PRE_STOP_SECONDS": str(stop_seconds(submission)),
+        **({"TAP_AUTOSCALED": "1"} if profile.autoscale else {}),
+        **({"TAP_START_SECONDS": str(start)} if profile.autoscale and start else {}),
+    }
+    return _of_node(submission, profile, profile.head, told)
+
+
+def worker_environment(
     submission: Submission, profile: KubernetesProfile, placement: Placement
+) -> list[dict[str, Any]]:
+    """The variables of a worker."""
+    told = {"TAP_PRE_STOP_SECONDS": str(pre_stop_seconds(submission))}
+    return _of_node(submission, profile, placement, told)
+
+
+def _of_node(
+    submission: Submission,
+    profile: KubernetesProfile,
+    placement: Placement,
+    own: Mapping[str, str],
 ) -> list[dict[str, Any]]:
     """The variables of a node of Ray: folders, what leaving takes, the site's and its secrets."""
     price = price_per_hour(submission, profile)
@@ -66,10 +91,11 @@ def node_environment(
         **_FOLDERS,
         **_PROGRAMS,
         "TAP_RUN_DIRECTORY": run_directory(submission, profile),
-        "TAP_PRE_STOP_SECONDS": str(pre_stop_seconds(submission)),
+        **own,
         "RAY_JOB_STOP_WAIT_TIME_S": str(stop_seconds(submission)),
-        # For the cost and the MFU that are told while the run goes on.
-        **({"TAP_PRICE_PER_HOUR": f"{price:g}"} if price else {}),
+        OWNER: submission.by,
+        # For the cost and the MFU that are told while the run goes on, and for the bill.
+        **({PRICE: f"{price:g}", CURRENCY: profile.currency} if price else {}),
         **({"TAP_GPU_TFLOPS": f"{gpu.tflops:g}"} if gpu else {}),
         **placement.environment,
     }

@@ -15,6 +15,8 @@ class RefusedError(ValueError):
         super().__init__(message)
         self.status = status
         """Of HTTP; 0 if there was no answer."""
+        self.tries = 1
+        """How often the server was asked; of an earlier try, the answer may be lost."""
 
 
 class NotThereError(RefusedError):

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import time
+from array import array
 from collections.abc import Iterator
 
 from tap_platform.places.kubernetes import names
-from tap_platform.places.kubernetes.client import Cluster, DroppedError, Object
+from tap_platform.places.kubernetes.client import Cluster, Object
 from tap_platform.places.kubernetes.errors import NotThereError, RefusedError
+from tap_platform.places.kubernetes.pod_log import Patience, PodLog, phase
 from tap_platform.places.kubernetes.resources import PODS, RAY_JOBS
 
-CONTAINER = "ray-job-submitter"
 LOOK_EVERY_SECONDS = 1.0
-_OVERLAP_SECONDS = 10
-"""How much of what was read is asked for again: how late a line may reach us."""
+_NEAR_LINES = 200
+"""How many lines of a log another pod may lack."""
 
 
 def submitter_labels(run: str) -> str:
@@ -25,8 +25,8 @@ def submitter_labels(run: str) -> str:
 def driver_lines(cluster: Cluster, run: str, follow: bool) -> Iterator[str]:
     """The lines of a run's driver.
 
-    A submitter that is evicted, or comes with a new cluster, prints the driver's log from its
-    beginning: it is told from there.
+    A submitter that takes the place of an evicted one prints the driver's log from its beginning:
+    what was told already is passed over. One that comes with a new cluster has a log of its own.
 
     Args:
         cluster: its namespace.
@@ -34,84 +34,74 @@ def driver_lines(cluster: Cluster, run: str, follow: bool) -> Iterator[str]:
         follow: whether to wait for more until the run ends.
 
     Raises:
-        NotThereError: if no such pod is there (any more).
+        NotThereError: if no such pod is there (any more), and none was read.
+        RefusedError: if the server refuses, or is away for longer than `PATIENCE_SECONDS`.
     """
     if not follow:
         pods = cluster.list(PODS, submitter_labels(run))
         if not pods:
-            raise NotThereError(f"{cluster.where}: no pod has the log of {run}", 404)
+            raise _no_log(cluster, run)
         yield from PodLog(cluster, _newest(pods)).lines(follow=False)
         return
     read: set[str] = set()
+    heard: dict[str, Heard] = {}
+    patience = Patience()
     is_over = False
     while not is_over:
-        is_over = _is_over(cluster, run)
-        for pod in sorted(cluster.list(PODS, submitter_labels(run)), key=_age):
+        try:
+            is_over = _is_over(cluster, run)
+            pods = sorted(cluster.list(PODS, submitter_labels(run)), key=_age)
+        except RefusedError as error:
+            patience.bear(error)
+            is_over = False
+            continue
+        patience.rest()
+        for pod in pods:
             uid = pod["metadata"]["uid"]
             if uid not in read and _has_begun(pod):
                 read.add(uid)
-                yield from PodLog(cluster, pod).lines(follow=True)
+                of_driver = heard.setdefault(_submitter(pod), Heard())
+                yield from of_driver.new(PodLog(cluster, pod).lines(follow=True))
         if not is_over:
             time.sleep(LOOK_EVERY_SECONDS)
+    if not read:
+        raise _no_log(cluster, run)
 
 
-class PodLog:
-    """The log of one container, taken up again where a connection broke."""
+class Heard:
+    """What was told of one driver's log, which several pods may print from its beginning."""
 
-    def __init__(self, cluster: Cluster, pod: Object) -> None:
-        """Ask nothing yet."""
-        self._cluster, self._pod = cluster, pod["metadata"]["name"]
-        self._last = ""
-        """Time of the last line."""
-        self._of_last = 0
-        """Lines that were read of that time."""
-        self._read_at: float | None = None
+    def __init__(self) -> None:
+        """Nothing yet."""
+        self._lines = array("q")
+        """The hash of each line: a log of a million lines takes 8 MB."""
 
-    def lines(self, follow: bool) -> Iterator[str]:
-        """All lines, each once; lines that the kubelet has rotated away meanwhile are lost."""
-        while True:
-            try:
-                yield from self._new(follow)
-            except DroppedError:
-                continue
-            except NotThereError:
-                # Deleted in the middle: nobody has more of it.
-                return
-            except RefusedError as error:
-                if error.status != 400:
-                    raise
-                time.sleep(LOOK_EVERY_SECONDS)
-            if not follow or self._has_ended():
-                return
+    def new(self, lines: Iterator[str]) -> Iterator[str]:
+        """Those lines that were not told.
 
-    def _new(self, follow: bool) -> Iterator[str]:
-        """What one connection brings beyond what was read."""
-        repeated = self._of_last
-        for line in self._cluster.pod_log(self._pod, CONTAINER, self._since(), follow):
-            when, _, text = line.partition(" ")
-            if when < self._last:
-                continue
-            if when == self._last and repeated:
-                repeated -= 1
-                continue
-            self._of_last = self._of_last + 1 if when == self._last else 1
-            self._last, self._read_at = when, time.monotonic()
-            repeated = 0
-            yield text
+        What a pod says before the log, of how it reached the driver, differs from pod to pod: it is
+        told, and the others are found behind it.
+        """
+        place, known = 0, len(self._lines)
+        for line in lines:
+            mark = hash(line)
+            if place < known:
+                near = self._lines[place : min(known, place + _NEAR_LINES)]
+                if mark in near:
+                    place += near.index(mark) + 1
+                    continue
+            self._lines.append(mark)
+            yield line
 
-    def _since(self) -> int | None:
-        """By our own clock alone: that of the node may be another."""
-        if self._read_at is None:
-            return None
-        return math.ceil(time.monotonic() - self._read_at) + _OVERLAP_SECONDS
 
-    def _has_ended(self) -> bool:
-        """Whether the container will print no more; a stream also ends when a kubelet restarts."""
-        try:
-            pod = self._cluster.get(PODS, self._pod)
-        except NotThereError:
-            return True
-        return _phase(pod) in ("Succeeded", "Failed")
+def _no_log(cluster: Cluster, run: str) -> NotThereError:
+    return NotThereError(f"{cluster.where}: no pod has the log of {run}", 404)
+
+
+def _submitter(pod: Object) -> str:
+    """What makes pods that follow one driver: the Job that a pod is of, or the pod alone."""
+    owners = pod["metadata"].get("ownerReferences") or [pod["metadata"]]
+    return str(owners[0]["uid"])
 
 
 def _is_over(cluster: Cluster, run: str) -> bool:
@@ -124,11 +114,7 @@ def _is_over(cluster: Cluster, run: str) -> bool:
 
 
 def _has_begun(pod: Object) -> bool:
-    return _phase(pod) in ("Running", "Succeeded", "Failed")
-
-
-def _phase(pod: Object) -> str:
-    return str(pod.get("status", {}).get("phase", ""))
+    return phase(pod) in ("Running", "Succeeded", "Failed")
 
 
 def _newest(pods: list[Object]) -> Object:

@@ -12,6 +12,7 @@ LONGEST_NAME = 47
 LONGEST_LABEL = 63
 _TAIL = len("20261121-153000-a1b2")
 
+NAME = "app.kubernetes.io/name"
 MANAGED_BY = "app.kubernetes.io/managed-by"
 RUN = "tap-platform/run"
 PROJECT = "tap-platform/project"
@@ -52,15 +53,20 @@ def label_value(text: str) -> str:
 
 
 def labels(submission: Submission, profile: KubernetesProfile) -> dict[str, str]:
-    """Labels of everything that is made for a run: the profile's, and those it is found by."""
+    """Labels of every object that is made for a run: the profile's, and those it is found by."""
     return {
         **profile.labels,
-        "app.kubernetes.io/name": "tap-platform",
+        NAME: "tap-platform",
         MANAGED_BY: "tap",
         RUN: label_value(submission.run),
         PROJECT: label_value(submission.project),
         KIND: submission.kind,
     }
+
+
+def pod_labels(submission: Submission, profile: KubernetesProfile) -> dict[str, str]:
+    """Labels of a run's pods: KubeRay's services find them by a name that it gives them itself."""
+    return {key: each for key, each in labels(submission, profile).items() if key != NAME}
 
 
 def notes(submission: Submission, profile: KubernetesProfile, place: str) -> dict[str, str]:

@@ -15,6 +15,14 @@ from tap_platform.places.kubernetes.rayjob import CODE, ray_job
 from tap_platform.places.kubernetes.rules import check
 from tap_platform.places.place import Submission
 
+BY_HAND = """\
+# What `tap submit` makes. By hand, `kubectl create --filename -` or `kubectl apply --server-side
+# --filename -` takes it: plain `apply` keeps a copy in an annotation, which is too short for code.
+# `tap submit` also makes the RayJob the owner of the ConfigMap and the PodDisruptionBudget, so that
+# they go with it. Made by hand they stay: remove all with `kubectl delete --filename -`.
+"""
+"""On top of manifests that are printed."""
+
 
 def render(
     submission: Submission, profile: KubernetesProfile, place: str = ""
@@ -41,8 +49,11 @@ def render(
 
 
 def to_yaml(objects: Sequence[Mapping[str, Any]]) -> str:
-    """Manifests as one YAML text: keys in their order, texts of several lines as blocks."""
-    return yaml.dump_all(
+    """Manifests as one YAML text: keys in their order, texts of several lines as blocks.
+
+    Comments on top say what those who apply it by hand have to know.
+    """
+    return BY_HAND + yaml.dump_all(
         objects,
         Dumper=_Dumper,
         sort_keys=False,

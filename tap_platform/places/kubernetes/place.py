@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from tap_platform.places.kubernetes.errors import (
     TakenError,
     UnknownKindError,
 )
-from tap_platform.places.kubernetes.resources import EVENTS, PODS, RAY_JOBS
+from tap_platform.places.kubernetes.resources import BUDGETS, CONFIG_MAPS, EVENTS, PODS, RAY_JOBS
 from tap_platform.places.kubernetes.status import Told, place_state
 from tap_platform.places.kubernetes.volumes import FILES
 from tap_platform.places.place import PlaceState, Submission
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 CLEARED_WITHIN_SECONDS = 180.0
 """How long what an ended run left may take to go, before it is submitted again."""
+LOOK_EVERY_SECONDS = 1.0
 
 
 class KubernetesPlace:
@@ -121,24 +123,47 @@ class KubernetesPlace:
         """Have what an ended run left removed, and wait until it is: a RayJob runs once.
 
         Raises:
-            ValueError: if it takes longer than `CLEARED_WITHIN_SECONDS`.
+            ValueError: if the run goes on, or it takes longer than `CLEARED_WITHIN_SECONDS`.
         """
-        from tap_platform.places.kubernetes.watch import snapshots
+        self._delete_ended(run)
+        deadline = time.monotonic() + CLEARED_WITHIN_SECONDS
+        while left := list(self._left_of(run)):
+            if time.monotonic() > deadline:
+                raise ValueError(
+                    f"what {run} left at {self.name} is still there after"
+                    f" {CLEARED_WITHIN_SECONDS:.0f} s ({', '.join(left)}): try again in a while, or"
+                    " delete it"
+                )
+            time.sleep(LOOK_EVERY_SECONDS)
 
+    def _delete_ended(self, run: str) -> None:
         try:
             job = self._job(run)
         except NotThereError:
             return
-        self._cluster.delete(RAY_JOBS, job["metadata"]["name"], foreground=True)
-        deadline = time.monotonic() + CLEARED_WITHIN_SECONDS
-        for there in snapshots(self._cluster, RAY_JOBS, _labels_of(job)):
-            if not there:
-                return
-            if time.monotonic() > deadline:
-                raise ValueError(
-                    f"what {run} left at {self.name} is still being removed after"
-                    f" {CLEARED_WITHIN_SECONDS:.0f} s: try again in a while"
-                )
+        state = place_state(Told(job), self.name)
+        if not (state.ended or state.state == "stopping"):
+            # Somebody else submitted it again meanwhile.
+            raise ValueError(f"{run} goes on at {self.name} ({state.state}): stop it first")
+        with suppress(NotThereError):
+            self._cluster.delete(RAY_JOBS, job["metadata"]["name"], foreground=True)
+
+    def _left_of(self, run: str) -> Iterator[str]:
+        """What is there of a run, in whatever order it vanishes."""
+        made = {
+            RAY_JOBS: names.object_name(run),
+            BUDGETS: names.object_name(run),
+            CONFIG_MAPS: names.files_name(run),
+        }
+        for resource, name in made.items():
+            try:
+                labels = self._cluster.get(resource, name)["metadata"].get("labels", {})
+            except (NotThereError, ForbiddenError):
+                continue
+            if labels.get(names.RUN) == names.label_value(run):
+                yield f"{resource.kind} {name}"
+        for pod in self._cluster.list(PODS, f"{names.RUN}={names.label_value(run)}"):
+            yield f"Pod {pod['metadata']['name']}"
 
     @cached_property
     def _cluster(self) -> Cluster:

@@ -7,7 +7,6 @@ from typing import Any
 from tap_platform.config.machines import Placement, TopologySpread
 from tap_platform.config.profile import KubernetesProfile
 from tap_platform.places.kubernetes import names
-from tap_platform.places.kubernetes.environment import termination_seconds
 from tap_platform.places.place import Submission
 
 CONTAINER_SECURITY: dict[str, Any] = {
@@ -23,14 +22,23 @@ def node_spec(
     profile: KubernetesProfile,
     placement: Placement,
     same: dict[str, str],
+    ends_within: int,
 ) -> dict[str, Any]:
-    """Of a node of Ray: those that are `same` in a run are shared out over zones or racks."""
+    """Of a node of Ray.
+
+    Args:
+        submission: the run.
+        profile: where it goes.
+        placement: where the node may land.
+        same: labels of those of the run that are shared out over zones or racks.
+        ends_within: seconds from the notice that it is to end.
+    """
     alike = {names.RUN: names.label_value(submission.run), **same}
     spread = [_spread(each, alike) for each in placement.topology_spread]
     return {
         **any_spec(profile, placement),
         "serviceAccountName": profile.service_account,
-        "terminationGracePeriodSeconds": termination_seconds(submission),
+        "terminationGracePeriodSeconds": ends_within,
         **({"topologySpreadConstraints": spread} if spread else {}),
     }
 

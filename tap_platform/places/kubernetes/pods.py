@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from tap_platform.config.machines import Placement
 from tap_platform.config.profile import KubernetesProfile
 from tap_platform.estimate.nodes import NodeShare
 from tap_platform.places.kubernetes import names
 from tap_platform.places.kubernetes.environment import (
     environment_sources,
+    head_environment,
     helper_environment,
-    node_environment,
+    pre_stop_seconds,
+    stop_seconds,
+    termination_seconds,
+    worker_environment,
 )
 from tap_platform.places.kubernetes.patches import patched
 from tap_platform.places.kubernetes.pod_spec import (
@@ -42,11 +45,13 @@ def head_template(submission: Submission, profile: KubernetesProfile) -> dict[st
     """The pod of Ray's head, where the driver of the run lives too."""
     head = profile.head
     resources = {"cpu": str(head.cpus), "memory": head.memory, **head.resources}
-    container = _ray_container("ray-head", submission, profile, head, resources, _HEAD_PORTS)
+    variables = head_environment(submission, profile)
+    container = _ray_container("ray-head", submission, profile, variables, resources, _HEAD_PORTS)
+    ends = termination_seconds(stop_seconds(submission))
     seen = _of_node(submission, profile)
     token = [api_token()] if profile.autoscale else []
     spec = {
-        **node_spec(submission, profile, head, {"ray.io/node-type": "head"}),
+        **node_spec(submission, profile, head, {"ray.io/node-type": "head"}, ends),
         "containers": [container],
         "volumes": volumes([*seen, *token]),
     }
@@ -64,10 +69,11 @@ def worker_template(
         **_gpus(share),
         **group.resources,
     }
-    ports = {"metrics": METRICS_PORT}
-    container = _ray_container("ray-worker", submission, profile, group, resources, ports)
+    ports, variables = {"metrics": METRICS_PORT}, worker_environment(submission, profile, group)
+    container = _ray_container("ray-worker", submission, profile, variables, resources, ports)
+    ends = termination_seconds(pre_stop_seconds(submission))
     spec = {
-        **node_spec(submission, profile, group, {"ray.io/group": group.name}),
+        **node_spec(submission, profile, group, {"ray.io/group": group.name}, ends),
         "containers": [container],
         "volumes": volumes(_of_node(submission, profile)),
     }
@@ -109,7 +115,7 @@ def _ray_container(
     name: str,
     submission: Submission,
     profile: KubernetesProfile,
-    placement: Placement,
+    variables: list[dict[str, Any]],
     resources: dict[str, str],
     ports: dict[str, int],
 ) -> dict[str, Any]:
@@ -119,7 +125,7 @@ def _ray_container(
         "image": profile.image,
         "imagePullPolicy": "IfNotPresent",
         "ports": [{"name": port, "containerPort": number} for port, number in ports.items()],
-        "env": node_environment(submission, profile, placement),
+        "env": variables,
         **({"envFrom": sources} if sources else {}),
         "resources": fixed(resources),
         "securityContext": CONTAINER_SECURITY,
@@ -135,7 +141,7 @@ def _of_node(submission: Submission, profile: KubernetesProfile) -> list[Volume]
 def _template(
     submission: Submission, profile: KubernetesProfile, spec: dict[str, Any]
 ) -> dict[str, Any]:
-    return {"metadata": {"labels": names.labels(submission, profile)}, "spec": spec}
+    return {"metadata": {"labels": names.pod_labels(submission, profile)}, "spec": spec}
 
 
 def _gpus(share: NodeShare) -> dict[str, str]:

@@ -46,8 +46,8 @@ def cluster_spec(submission: Submission, profile: KubernetesProfile) -> dict[str
 def _head_group(submission: Submission, profile: KubernetesProfile) -> dict[str, Any]:
     parameters = {
         "dashboard-host": "0.0.0.0",  # KubeRay asks it; a NetworkPolicy closes it
-        # The run's controller finds room here, and workers do not.
-        "num-cpus": "1",
+        # No worker and no reader lands here; what coordinates them asks for no CPU.
+        "num-cpus": "0",
         "num-gpus": "0",
         **_parameters(quantity_bytes(profile.head.memory)),
     }
@@ -57,16 +57,20 @@ def _head_group(submission: Submission, profile: KubernetesProfile) -> dict[str,
 def _worker_group(
     submission: Submission, profile: KubernetesProfile, share: NodeShare, priority: int
 ) -> dict[str, Any]:
-    """A group; with the autoscaler it starts with the nodes that are kept, and grows on demand."""
+    """A group; with the autoscaler it starts with the nodes that are kept, and grows on demand.
+
+    A driver that trains asks for its nodes. Other commands do not, and find theirs there.
+    """
     parameters = {
         "num-cpus": str(share.cpus_per_pod),
         "num-gpus": str(share.gpus_per_pod),
         **_parameters(share.memory_bytes_per_pod),
     }
-    least = min(share.group.least, share.pods_most) if profile.autoscale else share.pods_least
+    grows = profile.autoscale and submission.job is not None
+    least = min(share.group.least, share.pods_most) if grows else share.pods_least
     return {
         "groupName": share.group.name,
-        "replicas": least if profile.autoscale else share.pods_most,
+        "replicas": least if grows else share.pods_most,
         "minReplicas": least,
         "maxReplicas": share.pods_most,
         # The autoscaler asks the highest for nodes first.

@@ -45,7 +45,7 @@ def ray_job(submission: Submission, profile: KubernetesProfile, place: str) -> d
             "entrypoint": entry_point(submission.command),
             **_code(submission),
             **({"suspend": True} if starts_suspended(profile) else {}),
-            **_lifetime(profile.lifetime),
+            **_lifetime(submission, profile.lifetime),
             "submitterConfig": {"backoffLimit": _SUBMITTER_RETRIES},
             "submitterPodTemplate": submitter_template(submission, profile),
             "rayClusterSpec": cluster_spec(submission, profile),
@@ -63,7 +63,8 @@ def _code(submission: Submission) -> dict[str, str]:
     return {"runtimeEnvYAML": f"working_dir: {FILES}/{CODE}\n"} if submission.code else {}
 
 
-def _lifetime(lifetime: LifetimeConfig) -> dict[str, Any]:
+def _lifetime(submission: Submission, lifetime: LifetimeConfig) -> dict[str, Any]:
+    """How long it lasts. Only what has a job goes on from a checkpoint when it is tried again."""
     limits = {
         "activeDeadlineSeconds": lifetime.most_seconds,
         "preRunningDeadlineSeconds": lifetime.start_seconds,
@@ -71,6 +72,6 @@ def _lifetime(lifetime: LifetimeConfig) -> dict[str, Any]:
     return {
         "shutdownAfterJobFinishes": True,
         "ttlSecondsAfterFinished": lifetime.keep_seconds,
-        "backoffLimit": lifetime.retries,
+        "backoffLimit": lifetime.retries if submission.job is not None else 0,
         **{key: seconds for key, seconds in limits.items() if seconds is not None},
     }

@@ -130,6 +130,30 @@ def _sidecar(job: Manifest) -> Iterator[str]:
         yield "SidecarMode needs restartPolicy Never in the head's pod, or none"
 
 
+def _submitter_ends(job: Manifest) -> Iterator[str]:
+    spec = job["spec"].get("submitterPodTemplate", {}).get("spec", {})
+    policy = spec.get("restartPolicy", "Never")
+    if policy not in ("Never", "OnFailure"):
+        yield (
+            f"the submitter's pod has restartPolicy {policy}, and Kubernetes' Job, which makes it,"
+            " takes Never or OnFailure"
+        )
+
+
+def _one_mount_a_path(job: Manifest) -> Iterator[str]:
+    for place, container in _containers(job):
+        mounts = container.get("volumeMounts") or []
+        paths = [each.get("mountPath", "").rstrip("/") for each in mounts]
+        for path in sorted({each for each in paths if paths.count(each) > 1}):
+            volumes = ", ".join(
+                each["name"] for each in mounts if each["mountPath"].rstrip("/") == path
+            )
+            yield (
+                f"{place}: {path} is mounted more than once (volumes {volumes}): give a secret"
+                " another mount, or move storage.mount"
+            )
+
+
 def _has_a_cluster(job: Manifest) -> Iterator[str]:
     if not _cluster(job) and not job["spec"].get("clusterSelector"):
         yield "it has neither a rayClusterSpec nor a clusterSelector"
@@ -157,6 +181,21 @@ def _labelled_pods(job: Manifest) -> Iterator[str]:
         yield from _labelled({"metadata": template.get("metadata", {})})
 
 
+def _containers(job: Manifest) -> Iterator[tuple[str, Manifest]]:
+    """What messages call a container, and the container; of all pods of a run."""
+    cluster = _cluster(job)
+    pods = {
+        "the head": cluster.get("headGroupSpec", {}).get("template", {}),
+        "the submitter": job["spec"].get("submitterPodTemplate", {}),
+    }
+    for group in cluster.get("workerGroupSpecs", []):
+        pods[f"group {group.get('groupName')}"] = group.get("template", {})
+    for place, template in pods.items():
+        spec = template.get("spec", {})
+        for container in [*(spec.get("initContainers") or []), *(spec.get("containers") or [])]:
+            yield f"{place}, {container.get('name')}", container
+
+
 def _mode(job: Manifest) -> str:
     mode: str = job["spec"].get("submissionMode", "K8sJobMode")
     return mode
@@ -180,6 +219,8 @@ _OF_KIND: dict[str, _Rules] = {
         _retries,
         _deadlines,
         _sidecar,
+        _submitter_ends,
+        _one_mount_a_path,
         _has_a_cluster,
         _no_cluster_token,
         _of_its_cluster,

@@ -26,6 +26,11 @@ _GOING_ON = {
     "Running": "Ray is taking it up",
     "Retrying": "its cluster failed, and a new one comes; it goes on from its last checkpoint",
 }
+_COMMAND_ENDED = {
+    "SUCCEEDED": "its command has ended well",
+    "FAILED": "its command failed",
+    "STOPPED": "its command was stopped",
+}
 _ENDED = ("Complete", "Failed", "ValidationFailed")
 _ENDS: dict[str, State] = {"SUCCEEDED": "succeeded", "STOPPED": "stopped", "FAILED": "failed"}
 
@@ -65,6 +70,7 @@ def place_state(told: Told, place: str) -> PlaceState:
         run_directory=directory,
         mirror=annotations.get(names.MIRROR),
         by=annotations.get(names.SUBMITTED_BY, ""),
+        submitted=metadata.get("creationTimestamp"),
     )
 
 
@@ -78,6 +84,8 @@ def _state(told: Told) -> tuple[State, str]:
         return _end(told, deployment, ray)
     if deployment in ("Suspended", "Suspending") or (not deployment and job["spec"].get("suspend")):
         return "queued", _waiting(told)
+    if deployment == "Running" and ray in _COMMAND_ENDED:
+        return "running", f"{_COMMAND_ENDED[ray]}; its cluster is ending"
     if deployment in _GOING_ON:
         began: State = "running" if ray == "RUNNING" else "starting"
         return began, _problem(told) or ("" if began == "running" else _GOING_ON[deployment])

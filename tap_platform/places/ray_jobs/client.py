@@ -6,17 +6,21 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
+    import requests
     from ray.job_submission import JobSubmissionClient
 
 DASHBOARD_PORT = 8265
 ANSWER_SECONDS = 15
 """How long a cluster may take for its first answer."""
+TIMEOUT = (5.0, 60.0)
+"""Seconds to connect, and to wait for each answer after the first."""
 _FIRST_VARIABLE = "RAY_API_SERVER_ADDRESS"
 _ENVIRONMENT = Lock()
 
@@ -116,19 +120,32 @@ def jobs_api(url: str) -> Iterator[JobSubmissionClient]:
     headers = credentials(os.environ)
     ray_version_of(url, headers)
     from ray.exceptions import RayError
-    from ray.job_submission import JobSubmissionClient
     from requests.exceptions import RequestException
 
     for name in ("dashboard_sdk", "job.sdk"):
         logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.WARNING)
     try:
         with _told_by_environment(url):
-            client = JobSubmissionClient(url, headers=headers)
+            client = _patient_client()(url, headers=headers)
         yield client
     except (RuntimeError, ConnectionError, RequestException, RayError) as error:
         # Of a traceback that the cluster sends, the last line tells.
         said = str(error).strip(" .\n").rpartition("\n")[2]
         raise ValueError(f"{url}: {said or type(error).__name__}") from error
+
+
+@cache
+def _patient_client() -> type[JobSubmissionClient]:
+    """Ray's client, which sets no time-out itself, with one for every request."""
+    from ray.job_submission import JobSubmissionClient
+
+    class PatientClient(JobSubmissionClient):
+        """Waits no longer than `TIMEOUT` for a connection, and for an answer."""
+
+        def _do_request(self, *args: Any, **options: Any) -> requests.Response:
+            return super()._do_request(*args, **{"timeout": TIMEOUT, **options})
+
+    return PatientClient
 
 
 @contextmanager

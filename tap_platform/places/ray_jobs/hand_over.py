@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tap_platform.config.profile import Profile
 from tap_platform.places.place import Submission
 from tap_platform.places.ray_jobs.enter import STORAGE_IS_THERE
 from tap_platform.places.ray_jobs.jobs import metadata_of, next_id, of_run, why
@@ -27,7 +28,11 @@ _LOOK_EVERY_SECONDS = 0.5
 
 
 def hand_over(
-    client: JobSubmissionClient, submission: Submission, package: Path, place: str
+    client: JobSubmissionClient,
+    submission: Submission,
+    package: Path,
+    place: str,
+    profile: Profile | None = None,
 ) -> None:
     """Make a job of a run, and wait until its driver sees the storage, or `START_SECONDS`.
 
@@ -36,6 +41,7 @@ def hand_over(
         submission: the run.
         package: where its working directory is packed; the folder is there.
         place: the cluster's name, for messages.
+        profile: of the cluster, if there is one.
 
     Raises:
         ValueError: if the run is there already, or its driver does not begin; nothing is left then.
@@ -51,7 +57,10 @@ def hand_over(
         entrypoint=entry_point(submission),
         submission_id=next_id(submission.run, before),
         metadata=metadata_of(submission),
-        runtime_env={"working_dir": str(package), "env_vars": environment_of(submission)},
+        runtime_env={
+            "working_dir": str(package),
+            "env_vars": environment_of(submission, profile),
+        },
     )
     try:
         _await_first_word(client, job, looks=submission.job is not None)

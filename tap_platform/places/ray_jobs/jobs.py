@@ -91,6 +91,7 @@ def state_of(job: JobDetails, place: str) -> PlaceState:
         run_directory=written.get(RUN_DIRECTORY),
         mirror=written.get(MIRROR),
         by=written.get(SUBMITTED_BY, ""),
+        submitted=_iso(job.start_time) if job.start_time else None,
     )
 
 

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
+from tap_platform.config.profile import Profile
 from tap_platform.places.place import CodePackage, Submission
 from tap_platform.places.ray_jobs import enter
 from tap_platform.places.ray_jobs.jobs import run_directory_of
+from tap_platform.places.told import bill_variables
 
 FILES = ".tap"
 """Folder of a command's files, beside its code."""
@@ -57,18 +59,19 @@ def entry_point(submission: Submission) -> str:
     return f"exec {shlex.join([*looks, *submission.command])}"
 
 
-def environment_of(submission: Submission) -> dict[str, str]:
+def environment_of(submission: Submission, profile: Profile | None = None) -> dict[str, str]:
     """Variables of driver and workers.
 
     Ray kills a driver three seconds after its SIGTERM, unless the job itself says otherwise. Ours
-    has the time for a checkpoint, and for what tracker and mirror lack then; one that ends sooner
-    is not waited for.
+    has the time for a checkpoint, and for what tracker, mirror and alerts lack then; one that ends
+    sooner is not waited for.
     """
     job = submission.job
     if job is None:
         return {}
-    patience = job.scale.grace_seconds + job.tracking.final_timeout + job.mirror.final_timeout
+    patience = job.scale.grace_seconds + job.last_records_seconds
     return {
         "RAY_JOB_STOP_WAIT_TIME_S": str(round(patience) + _AFTER_GRACE_SECONDS),
         "TAP_RUN_DIRECTORY": run_directory_of(submission) or "",
+        **bill_variables(submission, profile),
     }

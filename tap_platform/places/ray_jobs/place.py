@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from tap_platform.config.kubernetes import StorageConfig
+from tap_platform.config.profile import RayProfile
 from tap_platform.places.place import PlaceState, Submission
 from tap_platform.places.ray_jobs.client import (
     check_version,
@@ -38,20 +38,22 @@ class RayJobsPlace:
 
     files = FILES
 
-    def __init__(self, name: str, address: str, storage: StorageConfig | None = None) -> None:
+    def __init__(self, name: str, address: str, profile: RayProfile | None = None) -> None:
         """Ask nothing yet.
 
         Args:
             name: the profile's, or the address.
             address: of the dashboard, `http://head:8265`, or for clients, `ray://head:10001`.
-            storage: of the profile; it tells where the runs are seen from here.
+            profile: where the runs are seen from here, and what machines cost; None where there is
+                none.
 
         Raises:
             ValueError: if it is no address.
         """
         self.name = name
         self._url = dashboard_of(address)
-        self._storage = storage
+        self._profile = profile
+        self._storage = profile.storage if profile else None
 
     def render(self, submission: Submission) -> str:
         """The request to the Jobs API, as YAML, with the files of its working directory."""
@@ -64,7 +66,10 @@ class RayJobsPlace:
             "submission_id": submission.run,
             "entrypoint": entry_point(submission),
             "metadata": metadata_of(submission),
-            "runtime_env": {"env_vars": environment_of(submission), "working_dir": files},
+            "runtime_env": {
+                "env_vars": environment_of(submission, self._profile),
+                "working_dir": files,
+            },
         }
         return yaml.safe_dump(request, sort_keys=False, width=1000)
 
@@ -73,7 +78,7 @@ class RayJobsPlace:
         _check_storage(submission)
         check_version(self._url, ray_version_of(self._url, credentials(os.environ)))
         with TemporaryDirectory() as folder, jobs_api(self._url) as client:
-            hand_over(client, submission, Path(folder, "package.zip"), self.name)
+            hand_over(client, submission, Path(folder, "package.zip"), self.name, self._profile)
 
     def state(self, run: str) -> PlaceState:
         """How a run stands; `gone` if this cluster does not know it (any more)."""
