@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from tap_platform.config.alerts import AlertsConfig
 from tap_platform.config.base import Section
 from tap_platform.config.checkpoint import CheckpointConfig
 from tap_platform.config.combinations import check_strategy
@@ -88,6 +89,8 @@ class JobConfig(Section):
     """Where records are sent."""
     mirror: MirrorConfig = MirrorConfig()
     """Where the run directory's files are copied to."""
+    alerts: AlertsConfig = AlertsConfig()
+    """When somebody is told of the run, and where."""
 
     def on(self, workers: int) -> JobConfig:
         """The job at one number of workers: the same steps and global batches, cut for so many.
@@ -126,6 +129,11 @@ class JobConfig(Section):
     def micro_batch(self) -> int:
         """Images in one forward pass of one worker, at the most: a step is cut evenly."""
         return ceil(self.worker_images / self.accumulation)
+
+    @property
+    def last_records_seconds(self) -> float:
+        """How long the end of a run may wait for its tracker, its mirror and its alerts."""
+        return sum(each.final_timeout for each in (self.tracking, self.mirror, self.alerts))
 
     @property
     def identity(self) -> str:

@@ -18,6 +18,7 @@ from tap_platform.runs.directory import RunDirectory
 from tap_platform.runs.events import EventLog
 from tap_platform.runs.files import locked
 from tap_platform.runs.mirror import Mirror
+from tap_platform.runs.prices import price_told
 from tap_platform.runs.status import RunStatus, driver_identity, read_status, update_status
 from tap_platform.runs.tracking import build_follower
 
@@ -77,7 +78,7 @@ def recorded(run: RunDirectory, job: JobConfig, attempt: int) -> Iterator[None]:
         message="",
         **driver_identity(),
     )
-    events.record("started", workers=job.scale.workers, strategy=job.scale.strategy)
+    events.record("started", workers=job.scale.workers, strategy=job.scale.strategy, **price_told())
     try:
         yield
     except RunStoppedError as stop:

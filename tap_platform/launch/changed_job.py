@@ -12,7 +12,7 @@ from tap_platform.runs.directory import RunDirectory
 from tap_platform.runs.events import EventLog
 from tap_platform.runs.files import write_json
 
-SECTIONS = ("scale", "checkpoint", "health", "tracking", "mirror")
+SECTIONS = ("scale", "checkpoint", "health", "tracking", "mirror", "alerts")
 """Where every key may change but those of `FIXED`."""
 KEYS = (
     "training.micro_batch",

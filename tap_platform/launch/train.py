@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from datamodules.storage import location
+from tap_platform.alerts.run_alerts import alerted
+from tap_platform.alerts.webhook import Webhook
 from tap_platform.config.job import JobConfig
 from tap_platform.config.load import load_job, validate_job
 from tap_platform.config.recipe import TapCaptionConfig
@@ -126,6 +128,7 @@ def create_run(
     check_storage(job.storage)
     if job.mirror.url is not None:
         location(job.mirror.url)
+    Webhook.of_environment(job.alerts.webhook_from)
     initial = _initial_weights(job, console)
     prepare_data(job.data, job.model.concept_dim, console)
     check_data(job, console)
@@ -193,7 +196,11 @@ def train(
         attempt = run.begin_attempt()
         console.print(f"[bold]{run.name}[/], attempt {attempt}")
         with mirrored(run, job.mirror, console):
-            with tracked(run, job.tracking, console), recorded(run, job, attempt):
+            with (
+                tracked(run, job.tracking, console),
+                alerted(run, job.alerts),
+                recorded(run, job, attempt),
+            ):
                 run_workers(job, run, attempt, console)
                 if job.evaluation.final_images != 0:
                     from tap_platform.launch.final_evaluation import evaluate_run

@@ -86,6 +86,8 @@ def _train(
         from tap_platform.training.lean_imports import without_extras
 
         with without_extras():
+            from torch.cuda import is_available as has_gpu
+
             from datamodules.stream.region_datamodule import RegionDataModule
             from tap_platform.training.worker import train_worker
 
@@ -93,18 +95,35 @@ def _train(
             vocabulary_of(job.data), stream.plan, training, held_out, place.start_step
         )
         if place.rank == 0:
-            tell_start(run, events, place.world_size, checkpoint)
+            gpus = place.world_size if has_gpu() else 0
+            tell_start(run, events, place.world_size, checkpoint, gpus)
         train_worker(job, run, events, datamodule, checkpoint, termination)
     finally:
         training.close()
 
 
-def tell_start(run: RunDirectory, events: EventLog, workers: int, checkpoint: Path | None) -> None:
-    """Record a start of the workers: how many they are, and what they go on from."""
+def tell_start(
+    run: RunDirectory,
+    events: EventLog,
+    workers: int,
+    checkpoint: Path | None,
+    gpus: int | None = None,
+) -> None:
+    """Record a start of the workers.
+
+    Args:
+        run: the run.
+        events: where to.
+        workers: how many they are.
+        checkpoint: what they go on from; None for the start.
+        gpus: of all workers together; None where that is not known.
+    """
     starts = read_events(run.events, kind="training")
     was = starts[-1].get("workers") if starts else None
     goes_on_from = checkpoint.name if checkpoint else None
-    events.record("training", pid=os.getpid(), workers=workers, goes_on_from=goes_on_from)
+    events.record(
+        "training", pid=os.getpid(), workers=workers, gpus=gpus, goes_on_from=goes_on_from
+    )
     if was not in (None, workers):
         events.record("resized", was=was, now=workers)
     update_status(run.status, world_size=workers)

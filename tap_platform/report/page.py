@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.resources import files
 from typing import NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from datamodules import palette
 from tap_platform.report.cards import (
     POOR_IOU,
     Card,
@@ -24,6 +22,7 @@ from tap_platform.report.curves import PANELS, Line, lines_of, resumed_at
 from tap_platform.report.facts import facts_of
 from tap_platform.report.records import RunRecords
 from tap_platform.report.story import checkpoints_in_words, story_of
+from tap_platform.report.style import style_sheet
 from tap_platform.report.tables import score_table, suite_tables
 from tap_platform.runs.quarantine import by_reason, quarantined
 
@@ -67,7 +66,7 @@ def render_page(records: RunRecords, gallery: Gallery) -> str:
     )
     return environment.get_template("page.html.jinja").render(
         records=records,
-        style=_style(),
+        style=style_sheet(),
         facts=facts_of(records),
         charts=_charts(records),
         chart_size=(WIDTH, HEIGHT),
@@ -97,13 +96,3 @@ def _charts(records: RunRecords) -> list[Chart]:
         )
         for panel, lines in found
     ]
-
-
-def _style() -> str:
-    """The style sheet, with the palette's colours as variables."""
-    names = ("PAPER", "CARD", "EDGE", "INK", "FAINT", "WRONG")
-    colours = ";".join(
-        f"--{name.lower()}:rgb{getattr(palette, name)}".replace(" ", "") for name in names
-    )
-    sheet = (files("tap_platform.report") / "page.css").read_text(encoding="utf-8")
-    return f":root{{{colours}}}\n{sheet}"

@@ -13,6 +13,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from tap_platform.runs.prices import owner
+
 MAIN_PACKAGES = (
     "tap-platform",
     "torch",
@@ -43,6 +45,8 @@ class Provenance:
     """Host of the driver."""
     command: list[str]
     """The command line."""
+    owner: str = ""
+    """Who answers for the run, `user@host`."""
     config_hash: str | None = None
     """Hash of the resolved config."""
     data_hash: str | None = None
@@ -81,6 +85,7 @@ def collect(
         python=platform.python_version(),
         host=socket.gethostname(),
         command=sys.argv,
+        owner=owner(),
         config_hash=config_hash,
         data_hash=data_hash,
         data=data,

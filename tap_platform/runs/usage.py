@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from tap_platform.runs.stop_request import ASKED_TO_END
 
@@ -14,9 +14,29 @@ _PAUSES = frozenset({"preempted", "returned", ASKED_TO_END})
 _ENDS = frozenset({"finished", "failed", "interrupted"})
 
 
+class MachineSpan(NamedTuple):
+    """A time that a driver lasted, and with it the machines of the run; seconds since 1970."""
+
+    begin: float
+    end: float
+    price_per_hour: float | None
+    """Of all machines; None where nobody has said."""
+    currency: str
+
+
+class WorkerSpan(NamedTuple):
+    """A time that workers lasted, seconds since 1970."""
+
+    begin: float
+    end: float
+    workers: int
+    gpus: int | None
+    """Of all of them together; None where it was not told."""
+
+
 @dataclass
 class Usage:
-    """A sum over events, in the order written; `take` adds more of them.
+    """What events tell, in the order written; `take` adds more of them.
 
     A driver that was killed has told no end: its attempt ends with the last event of it.
     """
@@ -28,36 +48,68 @@ class Usage:
     """Checkpoints that could not be written."""
     workers: int = 0
     """As many as they were last, whether they are there still or not."""
-    _driver_seconds: float = 0.0
-    _worker_seconds: float = 0.0
+    last: float = 0.0
+    """When the last sign of life was, seconds since 1970."""
+    _machines: list[MachineSpan] = field(default_factory=list)
+    _shifts: list[WorkerSpan] = field(default_factory=list)
     _driver_since: float | None = None
     _workers_since: float | None = None
-    _last: float = 0.0
+    _price: tuple[float | None, str] = (None, "")
+    _gpus: int | None = None
 
     def take(self, events: Iterable[Mapping[str, Any]]) -> None:
         """Add events that follow on those before."""
         for event in events:
             now = datetime.fromisoformat(event["time"]).timestamp()
             self._take(event, now)
-            self._last = now
+            self.last = now
+
+    def seen(self, now: float) -> None:
+        """Tell of another sign of life, such as a record of the metrics, seconds since 1970."""
+        self.last = max(self.last, now)
+
+    def machine_spans(self, now: float) -> list[MachineSpan]:
+        """When machines were held until a time, seconds since 1970; one span a driver."""
+        if self._driver_since is None:
+            return list(self._machines)
+        return [*self._machines, MachineSpan(self._driver_since, now, *self._price)]
+
+    def worker_spans(self, now: float) -> list[WorkerSpan]:
+        """When there were workers until a time, seconds since 1970; one span a start of them."""
+        if self._workers_since is None:
+            return list(self._shifts)
+        return [*self._shifts, WorkerSpan(self._workers_since, now, self.workers, self._gpus)]
 
     def driver_hours(self, now: float) -> float:
         """Hours that drivers, and so the machines, lasted until a time, seconds since 1970."""
-        return (self._driver_seconds + _since(self._driver_since, now)) / 3600
+        return sum(max(0.0, span.end - span.begin) for span in self.machine_spans(now)) / 3600
 
     def worker_hours(self, now: float) -> float:
         """Hours of all workers together until a time, seconds since 1970."""
-        running = _since(self._workers_since, now) * self.workers
-        return (self._worker_seconds + running) / 3600
+        spans = self.worker_spans(now)
+        return sum(max(0.0, span.end - span.begin) * span.workers for span in spans) / 3600
+
+    def gpu_hours(self, now: float) -> float:
+        """Hours of all GPUs together until a time, as far as GPUs were told of."""
+        spans = self.worker_spans(now)
+        return sum(max(0.0, span.end - span.begin) * (span.gpus or 0) for span in spans) / 3600
+
+    def cost(self, now: float) -> tuple[float, str]:
+        """The price of the machines until a time, as far as it was told, and its currency."""
+        spans = [span for span in self.machine_spans(now) if span.price_per_hour is not None]
+        cost = sum(max(0.0, s.end - s.begin) * (s.price_per_hour or 0.0) for s in spans) / 3600
+        return cost, spans[-1].currency if spans else ""
 
     def _take(self, event: Mapping[str, Any], now: float) -> None:
         kind = event.get("kind")
         if kind == "started":
             self.failures += self._driver_since is not None
-            self._end(self._last)
+            self._end(self.last)
             self._driver_since = now
+            self._price = event.get("price_per_hour"), str(event.get("currency") or "USD")
         elif kind == "training":
             self._restart(int(event.get("workers") or 1), now)
+            self._gpus = event.get("gpus")
         elif kind in _PAUSES:
             self._end_workers(now)
         elif kind in _ENDS:
@@ -74,13 +126,9 @@ class Usage:
 
     def _end(self, now: float) -> None:
         self._end_workers(now)
-        self._driver_seconds += _since(self._driver_since, now)
+        self._machines = self.machine_spans(now)
         self._driver_since = None
 
     def _end_workers(self, now: float) -> None:
-        self._worker_seconds += _since(self._workers_since, now) * self.workers
+        self._shifts = self.worker_spans(now)
         self._workers_since = None
-
-
-def _since(begin: float | None, now: float) -> float:
-    return 0.0 if begin is None else max(0.0, now - begin)

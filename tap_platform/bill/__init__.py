@@ -1,0 +1,1 @@
+"""What runs took and brought, by team, project or person; no torch here."""
