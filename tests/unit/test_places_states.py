@@ -133,8 +133,9 @@ def test_an_end_before_the_submission_is_of_an_earlier_attempt(state, end, found
     assert why in seen.why
     assert "an old word" not in seen.why
     assert seen.ended == (found not in ("unknown", "running", "starting"))
-    of_now = combine(said(state, "head lost", submitted="2020-01-01T00:00:00Z"), written(end))
-    assert of_now == combine(said(state, "head lost"), written(end))._replace(place=of_now.place)
+    status = written(end)
+    of_now = combine(said(state, "head lost", submitted="2020-01-01T00:00:00Z"), status)
+    assert of_now == combine(said(state, "head lost"), status)._replace(place=of_now.place)
 
 
 def test_progress_before_anybody_knows_how_far():
