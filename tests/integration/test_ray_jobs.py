@@ -177,7 +177,9 @@ def test_what_the_cluster_does_not_know(place):
 
 @pytest.mark.parametrize(("token", "said"), [(None, "wants a token (401)"), ("x", "(403)")])
 def test_nobody_comes_in_without_the_token(place, submission, monkeypatch, token, said):
-    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    # A Ray that this process started itself has set more than the token.
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
+        monkeypatch.delenv(name, raising=False)
     if token:
         monkeypatch.setenv("RAY_AUTH_TOKEN", token)
     for ask in (
