@@ -124,7 +124,7 @@ def test_a_run_is_submitted_followed_broken_stopped_and_read_afterwards(cluster)
 
     for host in ("head", "a", "b"):
         cluster.kill(host)
-    assert "worker 0 of 2" in desk.told("logs", RUN)
+    assert "SIGTERM: the workers write a checkpoint and end" in desk.told("logs", RUN)
     described = desk.told("describe", RUN)
     assert "stopped" in described
     assert f"{at_end.step:,} of 5,000" in described
