@@ -36,7 +36,7 @@ else
 endif
 
 test-long: $(STAMP) ## Run the tests that `make test` leaves out, for they take minutes
-	$(BIN)/python -m pytest tests/integration tests/chaos -m long
+	$(BIN)/python -m pytest tests -m long
 
 lint: $(STAMP) ## Check format and lint, the image's Dockerfile too
 	$(BIN)/ruff format --check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -21,14 +22,16 @@ def cache_of_the_tests(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def ray_cluster():
-    """Ray with places for two workers, their readers and the controller; it leaves nothing."""
+    """Ray with places for two workers and their readers, twice; it leaves nothing."""
     import psutil
     import ray
 
     from tap_platform.launch.ray_session import start_ray
 
     before = set(psutil.Process().children())
-    start_ray(cpus=6)
+    with pytest.MonkeyPatch.context() as patch:  # actors import what tests bring
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent / "integration"), prepend=os.pathsep)
+        start_ray(cpus=6)
     roots = set(psutil.Process().children()) - before
     yield
     # Other tests start processes too, such as multiprocessing's tracker; they are not Ray's.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -25,7 +26,11 @@ SIGNS: dict[AlertKind, str] = {
     "sweep_done": ":checkered_flag:",
 }
 LONGEST_TEXT = 1500
-"""Characters of what an alert tells; chats refuse very long messages."""
+"""Characters of what an alert tells, as they are sent; chats refuse very long messages."""
+
+
+_CUT_IN_TWO = re.compile(r"&[a-z]*$")
+"""A sign that is written as several."""
 
 
 class Alert(BaseModel):
@@ -47,7 +52,7 @@ class Alert(BaseModel):
 
 def payload(alert: Alert) -> dict[str, Any]:
     """The alert as Slack's incoming webhooks take it, and those that are like them."""
-    text = _escaped(alert.text[:LONGEST_TEXT])
+    text = _CUT_IN_TWO.sub("", _escaped(alert.text)[:LONGEST_TEXT])
     head = f"{SIGNS[alert.kind]} *{TITLES[alert.kind]}: {_escaped(alert.run)}*"
     foot = f"{_escaped(alert.project)} · {alert.time[:16].replace('T', ' ')} UTC"
     if alert.where:

@@ -10,9 +10,10 @@ from datetime import UTC, datetime
 from pydantic import BaseModel, Field, ValidationError
 
 from tap_platform.alerts.message import Alert, payload
+from tap_platform.alerts.sweep_words import outcome
 from tap_platform.alerts.watch import Memory, Told, Used, Watch
-from tap_platform.alerts.webhook import Webhook
-from tap_platform.config.alerts import AlertsConfig
+from tap_platform.alerts.webhook import Webhook, WebhookError
+from tap_platform.config.alerts import AlertKind, AlertsConfig
 from tap_platform.runs.directory import RunDirectory
 from tap_platform.runs.events import EventLog
 from tap_platform.runs.files import read_records, write_atomic
@@ -86,10 +87,22 @@ class RunAlerts(BackgroundPasses):
         self._state.waiting = [*self._state.waiting, *wanted][-MOST_WAITING:]
         if self._state.model_dump_json() != before:
             self._save()
+        self._send()
+
+    def _send(self) -> None:
+        """Send what waits. An alert that would always be refused must not hold others back."""
+        refusal = None
         while self._state.waiting:
-            self._webhook.post(payload(self._state.waiting[0]), self._pause)
+            try:
+                self._webhook.post(payload(self._state.waiting[0]), self._pause)
+            except WebhookError as error:
+                if not error.is_final:
+                    raise
+                refusal = error
             self._state.waiting.pop(0)
             self._save()
+        if refusal is not None:
+            raise refusal
 
     def _pause(self, seconds: float) -> None:
         """Between two tries; the end of the run waits for its last alert no longer than it must."""
@@ -143,16 +156,17 @@ class RunAlerts(BackgroundPasses):
                 with suppress(KeyError, TypeError, ValueError):  # no event of ours
                     yield from watch.event(event)
 
-    def _alert(self, kind: str, text: str, when: float) -> Alert:
-        return Alert.model_validate(
-            {
-                "kind": kind,
-                "run": self.run.name,
-                "project": self.run.path.parent.parent.name if self._is_sweep else self.run.project,
-                "text": text,
-                "time": datetime.fromtimestamp(when, UTC).isoformat(timespec="seconds"),
-                "where": str(self.run.path),
-            }
+    def _alert(self, kind: AlertKind, text: str, when: float) -> Alert:
+        project = self.run.path.parent.parent.name if self._is_sweep else self.run.project
+        if kind == "sweep_done":
+            text = outcome(self.run.path) or text
+        return Alert(
+            kind=kind,
+            run=self.run.name,
+            project=project,
+            text=text,
+            time=datetime.fromtimestamp(when, UTC).isoformat(timespec="seconds"),
+            where=str(self.run.path),
         )
 
     def _save(self) -> None:

@@ -8,12 +8,15 @@ import click
 
 from tap_platform import __version__
 from tap_platform.cli.ablation import ablate
+from tap_platform.cli.alerts import alert
+from tap_platform.cli.compare import compare
 from tap_platform.cli.concepts import concepts
 from tap_platform.cli.data import data
 from tap_platform.cli.models import app, evaluate, export, predict
 from tap_platform.cli.places import describe, logs, ps, resubmit, stop, submit
 from tap_platform.cli.report import report
 from tap_platform.cli.runs import runs
+from tap_platform.cli.sweeps import sweep
 from tap_platform.cli.training import demo, plan, run_stages, schema, train
 from tap_platform.launch.errors import RunFailedError
 
@@ -42,6 +45,9 @@ for verb in (
     describe,
     runs,
     report,
+    compare,
+    alert,
+    sweep,
     schema,
     data,
     evaluate,

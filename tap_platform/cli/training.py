@@ -179,11 +179,17 @@ def _render_on(spec: Path, overrides: tuple[str, ...], name: str, profile: Profi
 @click.command()
 @click.option("--pipeline", "kind", flag_value="pipeline", help="Of a pipeline file instead.")
 @click.option("--profile", "kind", flag_value="profile", help="Of a profile of a cluster instead.")
+@click.option("--sweep", "kind", flag_value="sweep", help="Of a sweep file instead.")
 def schema(kind: str | None) -> None:
     """Print the JSON schema of a job file, for editors."""
     import json
 
-    from tap_platform.config.schema import job_schema, pipeline_schema, profile_schema
+    from tap_platform.config import schema as schemas
 
-    schemas = {None: job_schema, "pipeline": pipeline_schema, "profile": profile_schema}
-    click.echo(json.dumps(schemas[kind](), indent=2))
+    make = {
+        None: schemas.job_schema,
+        "pipeline": schemas.pipeline_schema,
+        "profile": schemas.profile_schema,
+        "sweep": schemas.sweep_schema,
+    }[kind]
+    click.echo(json.dumps(make(), indent=2))

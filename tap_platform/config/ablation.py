@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from tap_platform.config.base import Section
 from tap_platform.config.explain import explain
-from tap_platform.config.load import merge, parse_override, read_tree
+from tap_platform.config.load import read_tree_over_base
 
 PLAIN = r"^[a-z0-9][a-z0-9_-]{0,40}$"
 
@@ -139,12 +139,7 @@ def load_ablation(path: Path, overrides: Sequence[str] = ()) -> AblationConfig:
     Raises:
         ValueError: for a missing or broken file, or one that does not validate.
     """
-    tree = read_tree(path)
-    if isinstance(base := tree.get("base"), dict) and isinstance(base.get("extends"), str):
-        below = {key: value for key, value in base.items() if key != "extends"}
-        tree["base"] = merge(read_tree(path.parent / base["extends"]), below)
-    for override in overrides:
-        tree = merge(tree, parse_override(override))
+    tree = read_tree_over_base(path, overrides)
     try:
         config = AblationConfig.model_validate(tree)
     except ValidationError as error:

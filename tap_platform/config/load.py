@@ -114,6 +114,25 @@ def read_tree(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     return merge(read_tree(resolved.parent / base, (*seen, resolved)), tree)
 
 
+def read_tree_over_base(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Read a YAML file whose `base` is a job document, which may extend a job file.
+
+    Args:
+        path: the file; `base.extends` is relative to it.
+        overrides: `key.path=value`, laid over the whole.
+
+    Raises:
+        ValueError: for a missing or broken file, or a malformed override.
+    """
+    tree = read_tree(path)
+    if isinstance(base := tree.get("base"), dict) and isinstance(base.get("extends"), str):
+        below = {key: value for key, value in base.items() if key != "extends"}
+        tree["base"] = merge(read_tree(path.parent / base["extends"]), below)
+    for override in overrides:
+        tree = merge(tree, parse_override(override))
+    return tree
+
+
 def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
     """Lay `change` over `base`, section by section; neither is altered."""
     merged = dict(base)

@@ -1,4 +1,4 @@
-"""The JSON schemas of job, pipeline and profile files: what an editor checks while one writes."""
+"""The JSON schemas of files that people write: what an editor checks meanwhile."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from tap_platform.config.job import JobConfig
 from tap_platform.config.model import PRESETS
 from tap_platform.config.pipeline import EvaluationStage, JobStage, PipelineDocument
 from tap_platform.config.profile import Profile
+from tap_platform.config.sweep import SweepConfig
 
 
 def job_schema() -> dict[str, Any]:
@@ -50,6 +51,26 @@ def profile_schema() -> dict[str, Any]:
         }
     schema["anyOf"] = schema.pop("oneOf")
     return schema
+
+
+def sweep_schema() -> dict[str, Any]:
+    """The schema of a sweep file, which may leave out what the one that it extends says."""
+    schema: dict[str, Any] = SweepConfig.model_json_schema()
+    sections = schema["$defs"]
+    for section in (schema, *sections.values()):
+        section.pop("required", None)
+    schema["properties"]["extends"] = {
+        "type": "string",
+        "description": "Sweep file that this one changes, relative to this one.",
+    }
+    scheduler = schema["properties"]["scheduler"]
+    scheduler["anyOf"] = scheduler.pop("oneOf")
+    job = job_schema()
+    sections |= job.pop("$defs")
+    base = schema["properties"]["base"]
+    base.pop("additionalProperties")
+    base |= {"$ref": "#/$defs/Job"}
+    return {**schema, "$defs": {**sections, "Job": job}}
 
 
 def pipeline_schema() -> dict[str, Any]:

@@ -6,7 +6,7 @@ import shlex
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from rich.console import Console
 
@@ -87,6 +87,7 @@ def recorded(
     *,
     verb: str = "run",
     tracking: TrackingConfig = UNTRACKED,
+    beside: AbstractContextManager[None] = nullcontext(),  # noqa: B008, holds no state
 ) -> Iterator[None]:
     """Drive a run of runs: alone, followed by a tracker, its status and events kept true.
 
@@ -95,12 +96,13 @@ def recorded(
         total: how many stages it has, or runs.
         verb: what of `tap` goes on with it by `--resume`.
         tracking: where the parent itself is shown.
+        beside: entered once no other process can drive it, left when its end has been told.
 
     Raises:
         ValueError: if another process drives it.
         RunFailedError: if the block raised one, or was stopped; it tells how to go on.
     """
-    with alone(parent), tracked(parent, tracking, Console()):
+    with alone(parent), tracked(parent, tracking, Console()), beside:
         attempt = parent.begin_attempt()
         events = EventLog(parent.events, attempt=attempt)
         how = f"go on with: tap {verb} --resume {shlex.quote(str(parent.path))}"

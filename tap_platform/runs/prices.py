@@ -26,6 +26,11 @@ def price_per_hour() -> float | None:
     return price if math.isfinite(price) and price > 0 else None
 
 
+def tell_price(per_hour: float, currency: str) -> None:
+    """Let runs that this process drives cost so much; 0 lets them cost nothing that is known."""
+    os.environ[PRICE], os.environ[CURRENCY] = str(per_hour), currency
+
+
 def currency() -> str:
     """Of that price."""
     return os.environ.get(CURRENCY) or "USD"
