@@ -17,6 +17,7 @@ from tap_platform.bill.words import (
     percent,
     period,
 )
+from tap_platform.report.markdown import escaped, markdown_table
 from tap_platform.runs.account import AccountState
 
 _STATES: tuple[AccountState, ...] = (
@@ -32,37 +33,41 @@ _STATES: tuple[AccountState, ...] = (
 def as_markdown(bill: Bill) -> str:
     """The whole bill."""
     titles = [f"{column.title}{f', {column.unit}' if column.unit else ''}" for column in COLUMNS]
-    rows = [[_escaped(row.name), *cells(row)] for row in bill.rows]
-    parts = ["", f"# Bill of {_escaped(bill.folder)}", "", f"{period(bill)}.", ""]
-    parts += _table([HEADINGS[bill.by], *titles], [*rows, ["**all**", *cells(bill.total)]])
+    rows = [[escaped(row.name), *map(escaped, cells(row))] for row in bill.rows]
+    parts = ["", f"# Bill of {escaped(bill.folder)}", "", f"{period(bill)}.", ""]
+    parts += markdown_table(
+        [HEADINGS[bill.by], *titles], [*rows, ["**all**", *map(escaped, cells(bill.total))]]
+    )
     if bill.total.goodput:
         parts += ["", "## Where the time of machines went", ""]
         shares = [
-            [_escaped(row.name), *(percent(row.goodput.get(part)) for part in PARTS)]
+            [escaped(row.name), *(percent(row.goodput.get(part)) for part in PARTS)]
             for row in (*bill.rows, bill.total)
             if row.goodput
         ]
-        parts += _table([f"{HEADINGS[bill.by]}, %", *PARTS.values()], shares)
+        parts += markdown_table([f"{HEADINGS[bill.by]}, %", *PARTS.values()], shares)
     if results := [line for row in bill.rows for line in _results(row)]:
         parts += ["", "## Best results", "", *results]
     if bill.dearest and bill.by != "run":
         parts += ["", "## Runs that took the most", ""]
         runs = [
             [
-                _escaped(account.name),
-                _escaped(account.owner),
+                escaped(account.name),
+                escaped(account.owner),
                 account.state,
-                money({} if within.cost is None else {account.currency or "": within.cost}),
+                escaped(
+                    money({} if within.cost is None else {account.currency or "": within.cost})
+                ),
                 f"{within.gpu_hours:,.1f}",
                 f"{within.hours:,.1f}",
-                _escaped(account.cause),
+                escaped(account.cause),
             ]
             for account, within in bill.dearest
         ]
         head = ["run", "owner", "state", "cost", "GPU-hours", "machine hours", "why"]
-        parts += _table(head, runs, words=(0, 1, 2, 6))
+        parts += markdown_table(head, runs, words=(0, 1, 2, 6))
     if left_out := lacks(bill):
-        parts += ["", "## What is missing", "", *(f"- {_escaped(line)}" for line in left_out)]
+        parts += ["", "## What is missing", "", *(f"- {escaped(line)}" for line in left_out)]
     return "\n".join(parts[1:]) + "\n"
 
 
@@ -77,9 +82,8 @@ def as_csv(bill: Bill) -> str:
         # Hours and runs stand on the first line alone, so that columns can be summed.
         for place, (currency, cost) in enumerate(row.cost.items() or [("", None)]):
             told = "" if cost is None else f"{cost:.4f}"
-            writer.writerow(
-                [_harmless(row.name), currency, told, *(_numbers(row) if not place else [])]
-            )
+            who = [_harmless(row.name), _harmless(currency)]
+            writer.writerow([*who, told, *(_numbers(row) if not place else [])])
     return out.getvalue()
 
 
@@ -97,19 +101,10 @@ def _numbers(row: Row) -> list[str]:
 
 
 def _results(row: Row) -> list[str]:
-    return [f"- {_escaped(row.name)}: {_escaped(line)}" for line in best_in_words(row.best)]
-
-
-def _table(head: list[str], rows: list[list[str]], words: tuple[int, ...] = (0,)) -> list[str]:
-    rule = ["---" if place in words else "---:" for place, _ in enumerate(head)]
-    return [f"| {' | '.join(line)} |" for line in (head, rule, *rows)]
-
-
-def _escaped(text: str) -> str:
-    """Text of people within a table of Markdown."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    return [f"- {escaped(row.name)}: {escaped(line)}" for line in best_in_words(row.best)]
 
 
 def _harmless(name: str) -> str:
-    """Programs for tables take a name that begins so for a formula."""
-    return f"'{name}" if name.startswith(("=", "+", "-", "@")) else name
+    """A name on one line; programs for tables take one that begins so for a formula."""
+    line = " ".join(name.split())
+    return f"'{line}" if line.startswith(("=", "+", "-", "@")) else line

@@ -102,7 +102,8 @@ def lacks(bill: Bill) -> list[str]:
             " TAP_PRICE_PER_HOUR, tells it"
         )
     told += [
-        f"{fault.path}: {fault.why}{' (left out)' if fault.skipped else ''}"
+        f"{fault.path}: {fault.why.replace(f'{fault.path}/', '')}"
+        f"{' (left out)' if fault.skipped else ''}"
         for fault in bill.faults
     ]
     return told

@@ -63,10 +63,12 @@ def submit(
 
 @click.command()
 @_ON
-@click.option("--all", "show_all", is_flag=True, help="Those that ended more than a day ago too.")
+@click.option(
+    "--all", "show_all", is_flag=True, help="Ended trials, and what ended over a day ago, too."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print them as JSON lines.")
 def ps(on: str | None, show_all: bool, as_json: bool) -> None:
-    """Show how runs stand: those submitted from here, or all of a place with --on."""
+    """Show how runs and sweeps stand: those submitted from here, or all of a place with --on."""
     from tap_platform.places.look import look_at_all
     from tap_platform.places.show import print_states, recent, state_record
 
@@ -87,7 +89,8 @@ def ps(on: str | None, show_all: bool, as_json: bool) -> None:
 def logs(run: str, on: str | None, follow: bool, rank: int | None) -> None:
     """Print the log of RUN: the driver's, or with --rank a worker's.
 
-    It comes from the cluster while that is there, and from the run directory afterwards.
+    It comes from the cluster while that is there, and from the run directory afterwards. Of a sweep
+    that somebody started in a terminal, it tells what became of the trials.
     """
     _print_log(run, on, follow, rank)
 
@@ -105,7 +108,7 @@ def _print_log(run: str, on: str | None, follow: bool, rank: int | None) -> None
 @_ON
 @click.option("--now", is_flag=True, help="End it without a checkpoint.")
 def stop(run: str, on: str | None, now: bool) -> None:
-    """Have RUN write a checkpoint and end. `tap resubmit RUN` goes on from there."""
+    """Have RUN, a run or a sweep, write its checkpoints and end; it tells how to go on."""
     from tap_platform.places.look import find_run
     from tap_platform.places.submit import stop_run
 
@@ -129,7 +132,7 @@ def resubmit(run: str, on: str | None) -> None:
 @_RUN
 @_ON
 def describe(run: str, on: str | None) -> None:
-    """Tell all that is known of RUN: how it stands and why, where it lies, what happened."""
+    """Tell all that is known of RUN, a run or a sweep: how it stands, where it lies, its events."""
     from tap_platform.places.look import find_run
     from tap_platform.places.show import print_run
 

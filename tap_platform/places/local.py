@@ -33,13 +33,14 @@ from tap_platform.runs.status import RunStatus, read_status
 _LOG = "driver.log"
 _SAME_PROCESS_SECONDS = 2.0
 _UNKNOWN = "it was not submitted on this computer, or by another user"
-_STATES: dict[str, State] = {
+STATES: dict[str, State] = {
     "preparing": "starting",
     "running": "running",
     "finished": "succeeded",
     "failed": "failed",
     "interrupted": "stopped",
 }
+"""What a run's own word for its state is here."""
 
 
 class LocalPlace:
@@ -173,7 +174,7 @@ def _told(record: LocalRecord, status: RunStatus) -> tuple[State, str]:
         return "stopping", "its driver is ending"
     if record.stopped and not status.ended:
         return "stopping", "the workers write a checkpoint"
-    return _STATES[status.state], status.message
+    return STATES[status.state], status.message
 
 
 def _untold(record: LocalRecord) -> tuple[State, str]:

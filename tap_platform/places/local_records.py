@@ -42,7 +42,7 @@ class LocalRecord(BaseModel):
         """The record of a submission whose driver has just been started."""
         import psutil
 
-        job, path = submission.job, Path(submission.project, submission.run)
+        job, path = submission.job, submission.lies
         return cls(
             run=submission.run,
             project=submission.project,

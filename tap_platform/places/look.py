@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from tap_platform.config.profile import Profile
+from tap_platform.places.by_hand import ByHand, all_by_hand, at_path, state_by_hand
 from tap_platform.places.find import find_profile, place_of
 from tap_platform.places.local import LocalPlace
-from tap_platform.places.place import Place, PlaceState, State
+from tap_platform.places.local_records import recorded_runs
+from tap_platform.places.place import Place, PlaceState, State, lies
 from tap_platform.places.run_files import run_status, run_statuses
 from tap_platform.places.states import RunState, combine
 from tap_platform.places.submissions import Record, Submissions
 from tap_platform.runs.directory import RunDirectory
-from tap_platform.runs.status import State as Written
-from tap_platform.runs.status import read_status
 
-STORAGE = "runs"
-"""Where runs lie that were started here without a place."""
-_HERE: dict[Written, State] = {
-    "preparing": "starting",
-    "running": "running",
-    "finished": "succeeded",
-    "failed": "failed",
-    "interrupted": "stopped",
-}
 _AT_ONCE = 8
 _MIRROR_SECONDS = 5.0
 """How long a mirror may take to tell of a run, of many that are looked at."""
@@ -46,25 +38,31 @@ class Found(NamedTuple):
 
 
 def find_run(run: str, on: str | None = None) -> Found:
-    """Where a run is.
+    """Where a run, or a sweep, is.
 
     Args:
-        run: its name.
+        run: its name; of one that was started on this computer, the path of its directory does too.
         on: its place; None looks at what was submitted from here, and at the runs of this computer.
 
     Raises:
         ValueError: if it is not known here.
     """
+    if on is None and (here := at_path(run)):
+        return Found(here.name, ByHand(here), None, None)
     submissions = Submissions()
     record = submissions.find(run)
     if on is not None:
         name, profile = find_profile(on)
-        return Found(run, place_of(name, profile), profile, record)
+        place = place_of(name, profile)
+        if isinstance(place, LocalPlace) and (here := _here(run)):
+            place = ByHand(here)
+        return Found(run, place, profile, record)
     if record is not None:
         return Found(run, place_of(record.place, record.profile), record.profile, record)
-    if _here(run) is not None:
-        return Found(run, LocalPlace(), None, None)
-    near = submissions.like(run)
+    if here := _here(run):
+        return Found(run, ByHand(here), None, None)
+    names = [each.name for each in all_by_hand()]
+    near = submissions.like(run) or difflib.get_close_matches(run, names, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     raise ValueError(
         f"no run {run!r} was submitted from here: {hint}of one that somebody else submitted, name"
@@ -119,7 +117,7 @@ def _helped_out(said: PlaceState, record: Record | None) -> PlaceState:
     """What the record knows of a run that its place has forgotten."""
     if record is None or said.run_directory is not None:
         return said
-    path = f"{record.project}/{record.run}"
+    path = lies(record.kind, record.project, record.run)
     job = record.job
     if said.state == "gone" and record.stopped is not None:
         said = said._replace(state="stopped", since=record.stopped)
@@ -155,11 +153,9 @@ def _submitted(records: Sequence[Record]) -> list[_Asked]:
 def _asked(place: Place, run: str) -> PlaceState:
     """What a place says of a run, be it that it cannot be asked."""
     try:
-        said = place.state(run)
+        return place.state(run)
     except (ValueError, OSError) as error:
         return _without_word(run, place.name, "unknown", str(error))
-    here = _here(run) if isinstance(place, LocalPlace) and said.state == "gone" else None
-    return said if here is None else _of_here(here)
 
 
 def _without_word(run: str, place: str, state: State, why: str) -> PlaceState:
@@ -167,30 +163,15 @@ def _without_word(run: str, place: str, state: State, why: str) -> PlaceState:
 
 
 def _all_here() -> list[PlaceState]:
-    """Runs of this computer, however they were started."""
-    submitted = {each.run: each for each in LocalPlace().states()}
-    here = {run.name: _of_here(run) for run in RunDirectory.all(STORAGE)}
-    return list({**here, **submitted}.values())
+    """Runs and sweeps of this computer, however they were started."""
+    submitted = LocalPlace().states()
+    known = {said.run for said in submitted}
+    by_hand = [state_by_hand(each) for each in all_by_hand() if each.name not in known]
+    return [*by_hand, *submitted]
 
 
 def _here(run: str) -> RunDirectory | None:
-    return next((each for each in RunDirectory.all(STORAGE) if each.name == run), None)
-
-
-def _of_here(run: RunDirectory) -> PlaceState:
-    """What can be said of a run that was started here without a place: its own word."""
-    try:
-        status = read_status(run.status)
-    except (ValueError, OSError) as error:
-        return _without_word(run.name, "local", "unknown", str(error))._replace(project=run.project)
-    return PlaceState(
-        run=run.name,
-        project=run.project,
-        state=_HERE[status.state],
-        why=status.message.partition("\n")[0],
-        since=status.updated,
-        place="local",
-        run_directory=str(run.path),
-        mirror=None,
-        by="",
-    )
+    """The run or sweep of that name in this folder's storage, if it was not submitted."""
+    if run in recorded_runs():
+        return None
+    return next((each for each in all_by_hand() if each.name == run), None)

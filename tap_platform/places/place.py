@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Literal, NamedTuple, Protocol
 
 from tap_platform.config.job import JobConfig
+from tap_platform.runs.directory import SWEEPS
 
 Kind = Literal["train", "evaluate", "sweep", "data"]
 State = Literal[
@@ -60,6 +62,16 @@ class Submission:
     by: str
     """Who submits: `user@host`."""
 
+    @property
+    def lies(self) -> str:
+        """Where its directory lies in a storage, and the copies of it in a mirror."""
+        return lies(self.kind, self.project, self.run)
+
+
+def lies(kind: Kind, project: str, run: str) -> str:
+    """Where a run's directory lies in a storage; sweeps have a folder of their own."""
+    return f"{project}/{SWEEPS}/{run}" if kind == "sweep" else f"{project}/{run}"
+
 
 class PlaceState(NamedTuple):
     """What a place says of a run. How far it is, the run directory says."""
@@ -85,6 +97,21 @@ class PlaceState(NamedTuple):
     submitted: str | None = None
     """When it was submitted last, UTC in ISO 8601: an end that was written before is of an earlier
     attempt. None if nobody knows."""
+    sweep: str | None = None
+    """The sweep that it is a trial of, as far as that is seen from here."""
+    again: str = ""
+    """The command that goes on with it, where that is not `tap resubmit`."""
+
+    @property
+    def is_sweep(self) -> bool:
+        """Whether it is a sweep, and not a run."""
+        directory = PurePosixPath(self.run_directory or "")
+        return directory.parent.name == SWEEPS
+
+    @property
+    def lies(self) -> str:
+        """Where its directory lies in its storage."""
+        return lies("sweep" if self.is_sweep else "train", self.project, self.run)
 
     @property
     def ended(self) -> bool:

@@ -102,7 +102,7 @@ def mounted_directory(state: PlaceState, profile: Profile | None) -> RunDirector
     storage: StorageConfig | None = getattr(profile, "storage", None)
     folders = [Path(state.run_directory)] if state.run_directory else []
     if storage is not None and storage.seen_here is not None:
-        seen = Path(storage.seen_here).expanduser() / state.project / state.run
+        seen = Path(storage.seen_here).expanduser() / state.lies
         with suppress(ValueError):
             # What a cluster calls its runs, anybody there may have written.
             check_plain_name("project", state.project)

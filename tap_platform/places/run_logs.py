@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from functools import partial
 
-from tap_platform.places.log_files import LOOK_EVERY_SECONDS, driver_lines, rank_lines
+from tap_platform.places.log_files import LOOK_EVERY_SECONDS
 from tap_platform.places.look import Found
 from tap_platform.places.place import PlaceState
 from tap_platform.places.run_files import mounted_directory, run_files
+from tap_platform.places.sweep_log import directory_lines
 
 _COPY_SECONDS = 5.0
 """Between two looks at a mirror."""
@@ -41,19 +41,18 @@ def _without_place(found: Found, follow: bool, rank: int | None, error: Exceptio
     try:
         yield from _of_directory(found, follow, rank)
     except ValueError as unseen:
-        raise ValueError(f"{error}\n{unseen}") from None
+        raise ValueError("\n".join(dict.fromkeys((str(error), str(unseen))))) from None
 
 
 def _of_directory(found: Found, follow: bool, rank: int | None) -> Iterator[str]:
     state = found.state().place
     directory = run_files(state, found.profile)
-    lines = driver_lines if rank is None else partial(rank_lines, rank=rank)
     if not follow:
-        yield from lines(directory)
+        yield from directory_lines(directory, rank)
         return
     is_mounted = mounted_directory(state, found.profile) is not None
     pause = LOOK_EVERY_SECONDS if is_mounted else _COPY_SECONDS
-    yield from lines(directory, ended=lambda: _has_ended(found, state), pause=pause)
+    yield from directory_lines(directory, rank, lambda: _has_ended(found, state), pause)
 
 
 def _has_ended(found: Found, state: PlaceState) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from rich.console import Console
@@ -13,12 +13,15 @@ from rich.table import Table
 
 from tap_platform.places.look import Found
 from tap_platform.places.run_files import run_files
+from tap_platform.places.show_sweep import print_trials, seen_sweep, sweep_facts
 from tap_platform.places.states import RunState
 from tap_platform.runs.directory import RunDirectory
 from tap_platform.runs.events import read_events
 
 _SHOWN_FOR = timedelta(days=1)
 _LAST_EVENTS = 8
+_ALIVE = "alive"
+"""A sign of life of a sweep's driver, every minute."""
 _COLOURS = {
     "running": "green",
     "succeeded": "green",
@@ -30,8 +33,12 @@ _COLOURS = {
 
 
 def recent(states: Sequence[RunState]) -> list[RunState]:
-    """Those that go on, or ended within a day."""
-    return [state for state in states if not state.ended or _age(state) < _SHOWN_FOR]
+    """Those that go on, or ended within a day; of the trials of sweeps, those that go on."""
+    return [
+        state
+        for state in states
+        if not state.ended or (state.place.sweep is None and _age(state) < _SHOWN_FOR)
+    ]
 
 
 def state_record(state: RunState) -> str:
@@ -41,6 +48,8 @@ def state_record(state: RunState) -> str:
         {
             "run": state.place.run,
             "project": state.place.project,
+            "kind": "sweep" if state.place.is_sweep else "run",
+            "sweep": state.place.sweep,
             "state": state.state,
             "why": state.why,
             "place": state.place.place,
@@ -61,10 +70,9 @@ def print_states(
     if states:
         console.print(_table(states))
     for state in states:
-        if state.why:
-            _print_why(state, console)
+        _print_why(state, console)
     if left_out:
-        console.print(f"{left_out} more ended over a day ago: --all")
+        console.print(f"{left_out} more, trials that have ended or runs of over a day ago: --all")
     elif not states:
         console.print("no runs")
 
@@ -80,7 +88,7 @@ def _table(states: Sequence[RunState]) -> Table:
             # What others call things may look like markup.
             escape(state.place.run),
             f"[{colour}]{state.state}[/]",
-            state.progress,
+            _progress(state),
             escape(state.place.place),
             _ago(state),
             escape(state.place.by),
@@ -88,10 +96,20 @@ def _table(states: Sequence[RunState]) -> Table:
     return table
 
 
+def _progress(state: RunState) -> str:
+    """Steps, or trials, done of how many."""
+    sweep = seen_sweep(state.place)
+    return state.progress if sweep is None else sweep.progress
+
+
 def _print_why(state: RunState, console: Console) -> None:
-    first = state.why.partition("\n")[0]
-    told = f"[bold]{escape(state.place.run)}[/]: {escape(first)}"
-    console.print(told, soft_wrap=True, highlight=False)
+    """Why a run is where it is; of a sweep, what has come out too."""
+    sweep = seen_sweep(state.place)
+    best = f"the best is {sweep.best_in_words}" if sweep and sweep.best else ""
+    told = "; ".join(each for each in (state.why.partition("\n")[0], best) if each)
+    if told:
+        name = f"[bold]{escape(state.place.run)}[/]"
+        console.print(f"{name}: {escape(told)}", soft_wrap=True, highlight=False)
 
 
 def print_run(found: Found, console: Console | None = None) -> None:
@@ -102,15 +120,23 @@ def print_run(found: Found, console: Console | None = None) -> None:
     """
     console = console or Console()
     state = found.state()
-    for name, text in _facts(found, state).items():
-        if text:
-            console.print(f"{name:<15}{text}", soft_wrap=True, highlight=False, markup=False)
+    _print_facts(_facts(found, state), console)
     try:
         directory = run_files(state.place, found.profile)
     except (ValueError, OSError) as error:
-        console.print(f"{'files':<15}{error}", soft_wrap=True, highlight=False, markup=False)
+        _print_facts({"files": str(error)}, console)
         return
+    if directory.is_sweep:
+        _print_facts(sweep_facts(directory), console)
+        print_trials(directory, console)
+    _print_facts({"files": str(directory.path)}, console)
     _print_events(directory, console)
+
+
+def _print_facts(facts: Mapping[str, str], console: Console) -> None:
+    for name, text in facts.items():
+        if text:
+            console.print(f"{name:<15}{text}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _facts(found: Found, state: RunState) -> dict[str, str]:
@@ -118,11 +144,12 @@ def _facts(found: Found, state: RunState) -> dict[str, str]:
     code = record.code if record else None
     revision = f"{code.revision}{' with changes' if code.changed else ''}" if code else ""
     return {
-        "run": found.run,
+        "sweep" if place.is_sweep else "run": found.run,
+        "trial of": place.sweep or "",
         "project": place.project,
         "state": state.state + (f" since {place.since[:19]}" if place.since else ""),
         "why": state.why,
-        "step": state.progress,
+        "step": "" if place.is_sweep else state.progress,
         "attempt": str(status.attempt) if status and status.attempt else "",
         "place": found.place.name,
         "namespace": getattr(found.profile, "namespace", ""),
@@ -132,13 +159,12 @@ def _facts(found: Found, state: RunState) -> dict[str, str]:
         "command": shlex.join(record.command) if record else "",
         "code": revision,
         "submitted": f"{record.submitted[:19]} by {record.by}" if record else place.by,
+        "goes on by": place.again if state.state == "failed" else "",
     }
 
 
 def _print_events(directory: RunDirectory, console: Console) -> None:
-    files = f"{'files':<15}{directory.path}"
-    console.print(files, soft_wrap=True, highlight=False, markup=False)
-    events = read_events(directory.events)
+    events = [e for e in read_events(directory.events) if e.get("kind") != _ALIVE]
     for event in events[-_LAST_EVENTS:]:
         told = str(event.get("reason") or event.get("message") or "").partition("\n")[0]
         line = f"  {event['time'][:19]}  attempt {event['attempt']}  {event['kind']}  {told}"

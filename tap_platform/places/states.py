@@ -37,7 +37,7 @@ class RunState(NamedTuple):
         if self.status is None or (self.status.step == 0 and not self.status.max_steps):
             return ""
         most = self.status.max_steps
-        return f"{self.status.step:,} of {'?' if most is None else f'{most:,}'}"
+        return f"{self.status.step:,} of {f'{most:,}' if most else '?'}"
 
     @property
     def ended(self) -> bool:
@@ -102,7 +102,7 @@ def _succeeded(place: PlaceState, status: RunStatus, end: _End | None) -> _Combi
 
     What it wrote may not have come here yet.
     """
-    return "succeeded", "" if status.state == "finished" else _late(status)
+    return "succeeded", "" if status.state == "finished" else _late(place, status)
 
 
 def _failed(place: PlaceState, status: RunStatus, end: _End | None) -> _Combined:
@@ -112,20 +112,23 @@ def _failed(place: PlaceState, status: RunStatus, end: _End | None) -> _Combined
         return end, f"{_first_line(status.message)} ({place.why})"
     if end == "failed":
         return end, status.message or place.why
-    return "failed", f"{place.why} ({_how_far(status)}); {_go_on(place)}"
+    return "failed", f"{place.why} ({_how_far(place, status)}); {_go_on(place)}"
 
 
 def _stopped(place: PlaceState, status: RunStatus, end: _End | None) -> _Combined:
     if end == "succeeded":
         return end, ""
-    return "stopped", f"{_how_far(status)}; {_go_on(place)}"
+    if place.again and "--resume" in place.why:  # Its driver has said so itself.
+        return "stopped", place.why
+    why = f"{place.why}; " if place.again and place.why else ""
+    return "stopped", f"{why}{_how_far(place, status)}; {_go_on(place)}"
 
 
 def _gone(place: PlaceState, status: RunStatus, end: _End | None) -> _Combined:
     """Nothing is left of it but its directory."""
     if end is not None:
         return end, status.message
-    why = f"its cluster is gone, and its directory does not tell an end ({_how_far(status)})"
+    why = f"its cluster is gone, and its directory does not tell an end ({_how_far(place, status)})"
     return "lost", f"{why}; {_go_on(place)}"
 
 
@@ -133,7 +136,7 @@ def _unknown(place: PlaceState, status: RunStatus, end: _End | None) -> _Combine
     """The place does not answer: an end that is written down holds all the same."""
     if end is not None:
         return end, status.message
-    written = f"{status.state}, {_how_far(status)}, at {status.updated[:19]}"
+    written = f"{status.state}, {_how_far(place, status)}, at {status.updated[:19]}"
     return "unknown", f"{place.why}; its directory says {written}"
 
 
@@ -150,16 +153,18 @@ _COMBINED: dict[Said, Callable[[PlaceState, RunStatus, _End | None], _Combined]]
 }
 
 
-def _how_far(status: RunStatus) -> str:
-    return f"at step {status.step:,}" + (f" of {status.max_steps:,}" if status.max_steps else "")
+def _how_far(place: PlaceState, status: RunStatus) -> str:
+    of = f" of {status.max_steps:,}" if status.max_steps else ""
+    return f"after {status.step:,}{of} trials" if place.is_sweep else f"at step {status.step:,}{of}"
 
 
-def _late(status: RunStatus) -> str:
-    return f"its directory says {status.state} still, {_how_far(status)}: the copy here is late"
+def _late(place: PlaceState, status: RunStatus) -> str:
+    far = _how_far(place, status)
+    return f"its directory says {status.state} still, {far}: the copy here is late"
 
 
 def _go_on(place: PlaceState) -> str:
-    return f"go on from its last checkpoint: tap resubmit {place.run}"
+    return f"go on from its last checkpoint: {place.again or f'tap resubmit {place.run}'}"
 
 
 def _first_line(message: str) -> str:

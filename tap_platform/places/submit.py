@@ -11,6 +11,7 @@ from typing import NamedTuple
 from tap_platform.config.job import JobConfig
 from tap_platform.config.profile import KubernetesProfile, Profile
 from tap_platform.config.scale import ScaleConfig
+from tap_platform.places.by_hand import ByHand
 from tap_platform.places.code_package import pack_code
 from tap_platform.places.find import place_of
 from tap_platform.places.kubernetes.place import KubernetesPlace
@@ -116,6 +117,8 @@ def submit_again(found: Found) -> None:
 
 def _submit_again(found: Found) -> None:
     run, record = found.run, found.record
+    if isinstance(found.place, ByHand):
+        raise ValueError(f"{run} was not submitted: go on with it by {found.state().place.again}")
     if record is None:
         raise ValueError(
             f"{run} was not submitted from here: whoever did has its job; or submit its job file"
@@ -202,10 +205,8 @@ def stop_run(found: Found, *, now: bool) -> str:
     _remember_stop(found)
     if now:
         return f"{found.run} is ended without a checkpoint"
-    return (
-        f"{found.run} has {grace:g} s to write a checkpoint; it goes on with: tap resubmit"
-        f" {found.run}"
-    )
+    again = state.place.again or f"tap resubmit {found.run}"
+    return f"{found.run} has {grace:g} s to write a checkpoint; it goes on with: {again}"
 
 
 def _remember_stop(found: Found) -> None:
@@ -215,6 +216,8 @@ def _remember_stop(found: Found) -> None:
 
 def _grace(found: Found) -> float:
     """Seconds that the run's job gives it."""
+    if isinstance(found.place, ByHand):
+        return found.place.grace
     job = found.record.job if found.record else None
     return job.scale.grace_seconds if job else ScaleConfig().grace_seconds
 

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from tap_platform.runs.status import RunStatus, read_status, write_status
 
+SWEEPS = "sweeps"
+"""Folder of a project that holds its sweeps, beside its runs."""
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
@@ -31,6 +33,11 @@ class RunDirectory:
     def project(self) -> str:
         """The project that the run belongs to."""
         return self.path.parent.name
+
+    @property
+    def is_sweep(self) -> bool:
+        """Whether it is the folder of a sweep, which has many of the same files."""
+        return self.path.parent.name == SWEEPS
 
     @property
     def storage(self) -> Path:
@@ -173,8 +180,9 @@ class RunDirectory:
         if (path / "status.json").is_file():
             return cls(path)
         wanted = str(name_or_path)
-        runs = {run.name: run for run in cls.all(storage)}
-        by_project = {f"{run.project}/{run.name}": run for run in runs.values()}
+        there = list(cls.all(storage))
+        runs = {run.name: run for run in there}
+        by_project = {f"{run.project}/{run.name}": run for run in there}
         if found := runs.get(wanted) or by_project.get(wanted):
             return found
         if path.is_dir():

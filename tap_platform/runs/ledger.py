@@ -21,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from datamodules.cache_folder import cache_folder
 from tap_platform.runs.account import RunAccount
 from tap_platform.runs.accounting import SWEEP, account_of
-from tap_platform.runs.directory import RunDirectory, local_path
+from tap_platform.runs.directory import SWEEPS, RunDirectory, local_path
 from tap_platform.runs.files import write_atomic
 
 __all__ = ["Fault", "Ledger", "RunAccount", "read_ledger"]
@@ -42,8 +42,6 @@ FILES = frozenset(
 )
 """What an account is made of."""
 _AT_ONCE = 16
-_SWEEPS = "sweeps"
-"""A folder beside the runs that is none."""
 _KEPT = TypeAdapter(dict[str, tuple[str, RunAccount]])
 
 
@@ -169,12 +167,12 @@ def _fetched(mirror: str, faults: list[Fault]) -> Path:
     from datamodules.storage import list_files, location
     from tap_platform.runs.mirrored import fetch_run, fetched_folder
 
-    projects = [place for place in list_files(location(mirror)) if place.name != _SWEEPS]
+    projects = [place for place in list_files(location(mirror)) if place.name != SWEEPS]
     runs = [
         (project.name, place.name)
         for project in projects
         for place in list_files(project)
-        if place.name != _SWEEPS
+        if place.name != SWEEPS
     ]
 
     def fetch(project: str, run: str) -> Fault | None:

@@ -109,7 +109,12 @@ def _read(path: Path) -> RunStatus:
     try:
         return RunStatus.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        raise ValueError(f"{path} holds no status of a run: {error}") from error
+        first = error.errors()[0]
+        where = "".join(f"{part}: " for part in first["loc"])
+        raise ValueError(
+            f"{path} holds no status of a run ({where}{first['msg']}): restore it, or delete the"
+            " run's folder"
+        ) from error
 
 
 def _process_start(pid: int) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -106,10 +107,11 @@ class Usage:
             self.failures += self._driver_since is not None
             self._end(self.last)
             self._driver_since = now
-            self._price = event.get("price_per_hour"), str(event.get("currency") or "USD")
+            self._price = _price(event), str(event.get("currency") or "USD")
         elif kind == "training":
             self._restart(int(event.get("workers") or 1), now)
-            self._gpus = event.get("gpus")
+            gpus = event.get("gpus")
+            self._gpus = gpus if isinstance(gpus, int) and gpus >= 0 else None
         elif kind in _PAUSES:
             self._end_workers(now)
         elif kind in _ENDS:
@@ -132,3 +134,9 @@ class Usage:
     def _end_workers(self, now: float) -> None:
         self._shifts = self.worker_spans(now)
         self._workers_since = None
+
+
+def _price(event: Mapping[str, Any]) -> float | None:
+    """What the machines cost an hour; None where nobody has said, or it is no price."""
+    price = event.get("price_per_hour")
+    return price if isinstance(price, int | float) and 0 <= price < math.inf else None

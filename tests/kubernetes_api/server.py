@@ -1,13 +1,10 @@
 """The store behind HTTP."""
 
-import socket
-import threading
-from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from http.server import ThreadingHTTPServer
 from typing import NamedTuple
 
 import yaml
+from loopback_server import LoopbackServer, serving
 
 from kubernetes_api.discovery import ALL
 from kubernetes_api.handler import Handler
@@ -40,23 +37,16 @@ class Log:
             self.lines.append((moment, text))
 
 
-class ApiServer(ThreadingHTTPServer):
+class ApiServer(LoopbackServer):
     """An API server with one namespace, `tap`, and one user, whose token is `good`."""
 
-    daemon_threads = True
-
     def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(Handler)
         self.store = Store()
         self.namespaces = {"tap"}
         self.kinds = list(KINDS)
         self.tokens = {"good": ("alice", None)}
         self.faults, self.calls, self.logs, self.quota = [], [], {}, {}
-        self.connections, self.ending = [], threading.Event()
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_address[1]}"
 
     def kube_config(self, path, token="good", namespace="tap"):
         """Write a kube config for this server."""
@@ -94,30 +84,12 @@ class ApiServer(ThreadingHTTPServer):
     def log(self, pod, container="ray-job-submitter"):
         return self.logs.setdefault((pod, container), Log())
 
-    def get_request(self):
-        connection, address = super().get_request()
-        self.connections.append(connection)
-        return connection, address
-
     def handle_error(self, request, address):
         pass  # connections that we cut ourselves
 
 
-@contextmanager
 def api_server():
-    server = ApiServer()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.ending.set()
-        server.shutdown()
-        server.server_close()
-        for connection in server.connections:
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-        thread.join()
+    return serving(ApiServer())
 
 
 __all__ = ["ALL", "Fault", "api_server"]

@@ -1,29 +1,26 @@
 """A chat's webhook: a real HTTP server that fails as it is told to."""
 
 import json
-import threading
 import time
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+
+from loopback_server import LoopbackServer, serving
 
 
-class Chat(ThreadingHTTPServer):
+class Chat(LoopbackServer):
     """Keeps the `messages` that were posted; each POST first takes a fault from `faults`.
 
     A fault is a status, "hang" (no answer until the server ends) or "drop" (no answer at all).
     """
 
-    daemon_threads = True
-
     def __init__(self, port=0):
-        super().__init__(("127.0.0.1", port), _Handler)
+        super().__init__(_Handler, port)
         self.messages, self.faults, self.posts = [], [], 0
         self.retry_after = None
-        self.ending = threading.Event()
 
     @property
     def url(self):
-        return f"http://127.0.0.1:{self.server_address[1]}/services/T0/B0/secret-part"
+        return f"{super().url}/services/T0/B0/secret-part"
 
     def texts(self):
         return [message["text"] for message in self.messages]
@@ -54,6 +51,16 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(fault or 200)
         if chat.retry_after is not None:
             self.send_header("Retry-After", str(chat.retry_after))
+        if fault == 302:
+            self.send_header("Location", "/elsewhere")
+        self._end()
+
+    def do_GET(self):
+        """Where it has moved to, anybody is answered kindly."""
+        self.send_response(200)
+        self._end()
+
+    def _end(self):
         self.send_header("Content-Length", "2")
         self.end_headers()
         self.wfile.write(b"ok")
@@ -62,15 +69,5 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
-@contextmanager
 def chat_server(port=0):
-    chat = Chat(port)
-    thread = threading.Thread(target=chat.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield chat
-    finally:
-        chat.ending.set()
-        chat.shutdown()
-        chat.server_close()
-        thread.join()
+    return serving(Chat(port))

@@ -1,41 +1,22 @@
 """A small HTTP server of byte ranges that fails as it is told to."""
 
-import socket
-import threading
-from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+
+from loopback_server import LoopbackServer, serving
 
 HANGING_SECONDS = 5
 
 
-class FlakyServer(ThreadingHTTPServer):
+class FlakyServer(LoopbackServer):
     """Serves `files` (path to bytes); each GET of a path first takes a fault from `faults[path]`.
 
     A fault is a status, "hang" (no answer until the server ends), "cut" (half of what is promised),
     "drop" (the connection ends without a word) or "whole" (the whole file, ranges unheard).
     """
 
-    daemon_threads = True
-
     def __init__(self):
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.files, self.faults, self.gets, self.connections = {}, {}, [], []
-        self.ending = threading.Event()
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-    def get_request(self):
-        connection, address = super().get_request()
-        self.connections.append(connection)
-        return connection, address
-
-    def server_close(self):
-        super().server_close()
-        for connection in self.connections:
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
+        super().__init__(_Handler)
+        self.files, self.faults, self.gets = {}, {}, []
 
     def take_fault(self, path):
         faults = self.faults.get(path, [])
@@ -92,15 +73,5 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
-@contextmanager
 def flaky_server():
-    server = FlakyServer()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.ending.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    return serving(FlakyServer())

@@ -5,13 +5,16 @@ import time
 
 import pytest
 from chat_server import chat_server
+from click.testing import CliRunner
 from ledger_runs import BEGIN, append, event, make_run
 
 from tap_platform.alerts import webhook as webhook_module
 from tap_platform.alerts.message import Alert, payload
 from tap_platform.alerts.run_alerts import FILE, alerted
+from tap_platform.alerts.sweep_words import outcome
 from tap_platform.alerts.watch import Memory, Used, Watch
 from tap_platform.alerts.webhook import Webhook, WebhookError
+from tap_platform.cli import tap
 from tap_platform.config.alerts import AlertsConfig
 from tap_platform.runs.directory import RunDirectory
 from tap_platform.runs.events import EventLog, read_events
@@ -224,6 +227,24 @@ def test_a_sweep_tells_its_end_and_its_own_budget(chat, tmp_path):
     assert '"text": "tap ' in json.dumps(chat.messages, ensure_ascii=False)
 
 
+def test_a_sweep_tells_what_came_out(tmp_path):
+    assert outcome(tmp_path) == ""
+    spec = {"objective": {"metric": "val/loss", "mode": "min"}}
+    (tmp_path / "sweep.json").write_text(json.dumps(spec))
+    assert outcome(tmp_path) == "0 trials."
+    for trial, state, objective in (
+        ("t0", "running", 0.1),
+        ("t0", "finished", 0.5),
+        ("t1", "stopped", 0.4),
+        ("t2", "failed", None),
+    ):
+        told = {"trial": trial, "run": f"run-{trial}", "state": state, "step": 9}
+        append(tmp_path / "trials.jsonl", {**told, "objective": objective})
+    assert outcome(tmp_path) == (
+        "3 trials: 1 finished, 1 stopped, 1 failed. Best: run-t1, val/loss 0.4 at step 9."
+    )
+
+
 @pytest.mark.parametrize("fault", [500, 503, 429, "drop"])
 def test_a_message_is_sent_again(chat, run, fault):
     chat.faults = [fault, fault]
@@ -247,6 +268,24 @@ def test_an_outage_is_an_event_and_what_waited_is_sent_by_the_next_driver(chat, 
     with alerted(run, AlertsConfig(**QUICK)):
         pass
     assert chat.texts() == ["Failed: run: waits"]
+
+
+def test_a_message_that_is_refused_for_what_it_says_holds_no_other_back(chat, run):
+    chat.faults = [400]
+    with alerted(run, AlertsConfig(**QUICK)):
+        EventLog(run.events, 1).record("failed", reason="not taken")
+        EventLog(run.events, 1).record("failed", reason="taken")
+        chat.wait_for(1)
+    assert chat.texts() == ["Failed: run: taken"]
+    (failed,) = read_events(run.events, "alerts_failed")
+    assert "answers 400" in failed["error"]
+
+
+def test_an_address_that_has_moved_is_not_taken_for_one_that_listens(chat, run):
+    chat.faults = [302]
+    with pytest.raises(WebhookError, match="answers 302 Found"):
+        Webhook("HOOK", chat.url).post({"text": "hello"}, time.sleep)
+    assert chat.posts == 1
 
 
 def test_a_chat_that_hangs_holds_nothing_up(chat, run):
@@ -308,6 +347,27 @@ def test_a_chat_says_how_long_to_wait(chat):
     assert pauses == [7]
 
 
-def test_long_texts_are_cut():
-    alert = Alert(kind="failure", run="r", project="p", text="x" * 9000, time=utc_now())
-    assert len(json.dumps(payload(alert))) < 4000
+@pytest.mark.parametrize("sign", ["x", "&", "<!channel>"])
+def test_long_texts_are_cut(sign):
+    alert = Alert(kind="failure", run="r", project="p", text=sign * 9000, time=utc_now())
+    told = payload(alert)
+    assert len(told["blocks"][0]["text"]["text"]) < 3000  # Slack's limit
+    assert "<!channel" not in told["text"]
+    assert not told["text"].endswith(("&", "&a", "&am", "&amp", "&l", "&lt"))
+
+
+@pytest.mark.parametrize("address", ["hooks", "https://", "ftp://x/y", "https://a b", "http://ä/"])
+def test_what_is_no_address_is_refused_and_not_shown(address):
+    with pytest.raises(ValueError, match="holds no address") as refused:
+        Webhook("HOOK", address)
+    assert address not in str(refused.value).replace("https://", "", 1) or address == "https://"
+
+
+def test_the_verb_sends_a_trial(chat, monkeypatch):
+    assert CliRunner().invoke(tap, ["alert"]).output == "sent\n"
+    assert "This is a trial" in chat.texts()[0]
+    chat.faults = [403]
+    refused = CliRunner().invoke(tap, ["alert"])
+    assert str(refused.exception) == f"the webhook of {VARIABLE} answers 403 Forbidden"
+    monkeypatch.delenv(VARIABLE)
+    assert "is not set" in str(CliRunner().invoke(tap, ["alert"]).exception)

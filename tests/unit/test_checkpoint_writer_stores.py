@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import s3fs
 import torch
-from moto.server import ThreadedMotoServer
+from s3_server import s3_server
 from safetensors.torch import save_file
 from small_runs import make_run, small_job
 
@@ -48,25 +48,8 @@ def damaged(folder, name):
 
 @pytest.fixture(scope="module")
 def server():
-    patch = pytest.MonkeyPatch()
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    settings = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_MAX_ATTEMPTS": "1",
-    }
-    for name, value in settings.items():
-        patch.setenv(name, value)
-    s3fs.S3FileSystem.clear_instance_cache()
-    s3fs.S3FileSystem().mkdir("checkpoints")
-    yield server
-    s3fs.S3FileSystem.clear_instance_cache()
-    server.stop()
-    patch.undo()
+    with s3_server("checkpoints", AWS_MAX_ATTEMPTS="1") as server:
+        yield server
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ for arguments in (
     ["data", "import", "coco", "--help"], ["data", "convert", "--help"],
     ["data", "priors", "--help"], ["data", "inspect", "--help"], ["data", "verify", "--help"],
     ["data", "label", "--help"], ["run", "--help"], ["ablate", "--help"], ["report", "--help"],
+    ["schema", "--sweep"], ["sweep", "--help"], ["compare", "--help"], ["alert", "--help"],
 ):
     sys.argv[1:], spec = arguments, sys.argv[1]
     try:
@@ -33,22 +34,6 @@ for arguments in (
     found = [name for name in %r if name in sys.modules]
     print("heavy after", arguments[0], found, file=sys.stderr)
 """
-
-
-@pytest.fixture
-def tap(monkeypatch, capsys):
-    """Run `tap` in this process: exit status, output and errors."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["tap", *map(str, arguments)])
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as stop:
-            status = stop.code or 0
-        return status, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture
@@ -73,7 +58,8 @@ def test_looking_imports_nothing_heavy():
         check=True,
     )
     told = [line for line in done.stderr.splitlines() if line.startswith("heavy after")]
-    verbs = ("--help", "schema", "plan", "train", *["data"] * 7, "run", "ablate", "report")
+    verbs = ["--help", "schema", "plan", "train", *["data"] * 7, "run", "ablate", "report"]
+    verbs += ["schema", "sweep", "compare", "alert"]
     assert told == [f"heavy after {verb} []" for verb in verbs]
 
 
@@ -109,6 +95,9 @@ def test_mistakes_end_a_process_with_a_message_and_no_traceback(tmp_path):
         ("predict",),
         ("app",),
         ("data", "import", "coco"),
+        ("sweep",),
+        ("compare",),
+        ("alert",),
     ],
 )
 def test_every_verb_explains_itself(tap, verb):
@@ -153,10 +142,19 @@ def test_shards_of_others_are_indexed(tap, tmp_path):
     assert (tmp_path / "index.json").exists()
 
 
-def test_the_schema_is_json(tap):
-    status, output, _ = tap("schema")
+@pytest.mark.parametrize(
+    ("of", "key"),
+    [
+        ((), "optimizer"),
+        (("--pipeline",), "stages"),
+        (("--profile",), None),
+        (("--sweep",), "space"),
+    ],
+)
+def test_the_schema_is_json(tap, of, key):
+    status, output, _ = tap("schema", *of)
     assert status == 0
-    assert "optimizer" in json.loads(output)["properties"]
+    assert key is None or key in json.loads(output)["properties"]
 
 
 @pytest.mark.parametrize(

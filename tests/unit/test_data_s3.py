@@ -2,9 +2,8 @@
 
 import numpy as np
 import pytest
-import s3fs
 from data_samples import sample
-from moto.server import ThreadedMotoServer
+from s3_server import s3_server
 
 from datamodules.shards.index import DataIndex
 from datamodules.shards.indexing import index_shards
@@ -28,25 +27,8 @@ from datamodules.storage import (
 
 @pytest.fixture(scope="module")
 def bucket(tmp_path_factory):
-    patch = pytest.MonkeyPatch()
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    settings = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "TAP_CACHE": str(tmp_path_factory.mktemp("cache")),
-    }
-    for name, value in settings.items():
-        patch.setenv(name, value)
-    s3fs.S3FileSystem.clear_instance_cache()
-    s3fs.S3FileSystem().mkdir("data")
-    yield location("s3://data")
-    s3fs.S3FileSystem.clear_instance_cache()
-    server.stop()
-    patch.undo()
+    with s3_server("data", TAP_CACHE=str(tmp_path_factory.mktemp("cache"))):
+        yield location("s3://data")
 
 
 def write(folder):

@@ -1,10 +1,7 @@
-import sys
-
 import pytest
 from importer_fixtures import write_grit, write_lvis, write_refcoco, write_visual_genome
 
 from datamodules.importers import layouts
-from tap_platform import cli
 
 VERBS = {
     "lvis": (write_lvis, "imported 2 train images (4 regions) and 2 val images (4 regions)"),
@@ -23,17 +20,12 @@ VERBS = {
 
 
 @pytest.fixture
-def tap_import(monkeypatch, capsys):
-    """Run `tap data import`: exit status, output and errors."""
+def tap_import(tap):
+    """Run `tap data import`: exit status, and output and errors, each on one line."""
 
     def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["tap", "data", "import", *map(str, arguments)])
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            status = stop.code or 0
-        return status, *(" ".join(each.split()) for each in capsys.readouterr())
+        status, *told = tap("data", "import", *arguments)
+        return status, *(" ".join(each.split()) for each in told)
 
     return run
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
-import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,28 +10,17 @@ from PIL import Image
 from test_prediction_predictor import NAMES
 from toy_model import ToyTap
 
-from tap_platform import cli
 from tap_platform.launch import predict
 from tap_platform.launch.weights_source import Loaded
 
 
 @pytest.fixture
-def tap(monkeypatch, capsys, tmp_path):
+def tap(tap, monkeypatch, tmp_path):
     """Run `tap predict WEIGHTS` with a toy; exit status, output and errors."""
     loaded = Loaded(ToyTap(), NAMES, None, "a toy")
     monkeypatch.setattr(predict, "load_weights", lambda source: loaded)
     monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["tap", "predict", "toy", *map(str, arguments)])
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as stop:
-            status = stop.code or 0
-        return status, *capsys.readouterr()
-
-    return run
+    return partial(tap, "predict", "toy")
 
 
 @pytest.fixture

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import io
 import json
-import sys
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from tap_platform import cli
 from tap_platform.config.load import load_job
 from tap_platform.config.load_profile import load_profile
 from tap_platform.launch.plan_estimate import EstimatedPlan, make_estimated_plan
@@ -36,22 +34,6 @@ H100 = {
         }
     ],
 }
-
-
-@pytest.fixture
-def tap(monkeypatch, capsys):
-    """Run `tap` in this process: exit status, output and errors."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["tap", *map(str, arguments)])
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as stop:
-            status = stop.code or 0
-        return status, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture
@@ -86,6 +68,7 @@ def test_json_leads_back_to_the_plan(tap, h100):
     assert plan.batch.workers == 2
 
 
+@pytest.mark.long
 def test_an_elastic_job_is_estimated_at_the_workers_that_find_room(h100):
     large = ("training.precision=bf16", "training.global_batch=64", "data.partitions=64")
     elastic = ("scale.strategy=zero_2", "checkpoint.every_steps=10", "training.micro_batch=1")
@@ -97,6 +80,7 @@ def test_an_elastic_job_is_estimated_at_the_workers_that_find_room(h100):
     assert any("8 workers all the time, for more find no room of 64" in a for a in told.assumptions)
 
 
+@pytest.mark.long
 def test_a_plan_says_what_would_fit_and_that_does(h100):
     gpus = {**H100["groups"][0], "gpu": {"type": "H100", "count": 8, "memory_gb": 1.6}}
     h100.write_text(json.dumps({**H100, "groups": [gpus]}))
@@ -142,6 +126,7 @@ def test_a_laptop_is_told_that_nothing_tells_its_time(tap):
     assert "the profile has no prices" in output
 
 
+@pytest.mark.long
 def test_a_measured_run_tells_the_time(tmp_path):
     job = load_job(JOB, [*SMALL, f"storage={tmp_path}"])
     run = RunDirectory.create(tmp_path, job.project, "measured-1")

@@ -74,7 +74,7 @@ def notes(submission: Submission, profile: KubernetesProfile, place: str) -> dic
     mirror = profile.storage.mirror
     told = {
         RUN_DIRECTORY: run_directory(submission, profile),
-        MIRROR: mirror and f"{mirror.rstrip('/')}/{submission.project}/{submission.run}",
+        MIRROR: mirror and f"{mirror.rstrip('/')}/{submission.lies}",
         IDENTITY: submission.job and submission.job.identity,
         SUBMITTED_BY: submission.by,
         PROFILE: place,
@@ -84,7 +84,7 @@ def notes(submission: Submission, profile: KubernetesProfile, place: str) -> dic
 
 def run_directory(submission: Submission, profile: KubernetesProfile) -> str:
     """The run directory, as pods see it."""
-    return f"{profile.storage.path.rstrip('/')}/{submission.project}/{submission.run}"
+    return f"{profile.storage.path.rstrip('/')}/{submission.lies}"
 
 
 def is_service_name(name: str) -> bool:

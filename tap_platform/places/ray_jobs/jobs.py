@@ -37,7 +37,7 @@ _OURS = "tap: "
 
 def metadata_of(submission: Submission) -> dict[str, str]:
     """What is written on the job of a run, so that everybody's `tap ps` can read it."""
-    job, path = submission.job, f"{submission.project}/{submission.run}"
+    job = submission.job
     told = {
         "app.kubernetes.io/name": "tap-platform",
         MANAGED_BY: "tap",
@@ -47,7 +47,7 @@ def metadata_of(submission: Submission) -> dict[str, str]:
         SUBMITTED_BY: submission.by,
         IDENTITY: job and job.identity,
         RUN_DIRECTORY: run_directory_of(submission),
-        MIRROR: job and job.mirror.url and f"{job.mirror.url.rstrip('/')}/{path}",
+        MIRROR: job and job.mirror.url and f"{job.mirror.url.rstrip('/')}/{submission.lies}",
     }
     return {key: text for key, text in told.items() if text}
 
@@ -56,7 +56,7 @@ def run_directory_of(submission: Submission) -> str | None:
     """The folder of the run, on the cluster; None of what keeps no run."""
     if submission.job is None:
         return None
-    return str(PurePosixPath(submission.job.storage, submission.project, submission.run))
+    return str(PurePosixPath(submission.job.storage, submission.lies))
 
 
 def of_run(jobs: Iterable[JobDetails], run: str) -> list[JobDetails]:

@@ -143,7 +143,7 @@ class RayJobsPlace:
     def _seen(self, state: PlaceState) -> RunDirectory | None:
         """The run's directory, if it is seen from here."""
         if self._storage and self._storage.seen_here:
-            return RunDirectory(Path(self._storage.seen_here, state.project, state.run))
+            return RunDirectory(Path(self._storage.seen_here, state.lies))
         path = Path(state.run_directory or "")
         return RunDirectory(path) if state.run_directory and path.is_dir() else None
 
