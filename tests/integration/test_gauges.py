@@ -40,6 +40,7 @@ def at_step(run, step):
     return found
 
 
+@pytest.mark.long
 def test_prometheus_sees_what_the_run_directory_tells(make_job, monkeypatch):
     monkeypatch.setenv("TAP_PRICE_PER_HOUR", "36")
     monkeypatch.setenv("TAP_GPU_TFLOPS", "0.01")

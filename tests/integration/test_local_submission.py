@@ -43,6 +43,7 @@ def tap(tmp_path):
     subprocess.run([TAP, "stop", "here", "--now"], check=False, env=environment, cwd=tmp_path)
 
 
+@pytest.mark.long
 def test_a_run_is_submitted_stopped_with_a_checkpoint_and_goes_on(tap, tmp_path):
     changes = {"training": {"max_steps": STEPS}, "checkpoint": {"every_steps": STEPS}}
     one = {"scale": {"workers": 1, "cpus_per_worker": 1}}

@@ -24,8 +24,8 @@ SMALL = """model.image_size=64 model.window_size=2 training.max_steps=2 schedule
  evaluation.images=4 evaluation.final_images=4 evaluation.pictures=2"""
 SMALL_SCENES = "data.train_scenes=16 data.val_scenes=4 data.scene_size=64"
 SMALL_PIPELINE = """all.training.max_steps=2 all.schedule.warmup_steps=0
- all.evaluation.final_images=4
- all.data.train_scenes=64 all.data.val_scenes=4 all.scale.workers=1 all.data.reader_tasks=0
+ all.evaluation.final_images=4 all.evaluation.pictures=2
+ all.data.train_scenes=16 all.data.val_scenes=4 all.scale.workers=1 all.data.reader_tasks=0
  all.evaluation.page=false evaluate.evaluate.images=2"""
 
 

@@ -49,6 +49,7 @@ def test_lines_within_a_text_do_not_shift_the_others(process):
     assert process.tokenize(["one\ntwo", "three\r\n"]) == ["one two", "three"]
 
 
+@pytest.mark.long
 @needs_java
 def test_one_process_answers_again_and_again_and_meteor_is_pycocoevalcaps(process):
     whole, each = process.meteor(CANDIDATES, REFERENCES)
