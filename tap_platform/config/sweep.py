@@ -10,8 +10,10 @@ from pydantic import Field, ValidationError, model_validator
 
 from tap_platform.config.base import Section
 from tap_platform.config.explain import explain
-from tap_platform.config.load import read_tree_over_base
-from tap_platform.config.space import Dimension
+from tap_platform.config.load import parse_override, read_tree_over_base
+from tap_platform.config.space import KINDS, Dimension
+
+SPACE = "space."
 
 
 class SweepObjective(Section):
@@ -196,18 +198,30 @@ def load_sweep(path: Path, overrides: Sequence[str] = (), place: str | None = No
 
     Args:
         path: the file.
-        overrides: `key.path=value`, such as `budget.trials=4` or `base.training.max_steps=10`.
+        overrides: `key.path=value`, such as `budget.trials=4`, `base.training.max_steps=10` or
+            `space.optimizer.lr.log_uniform=[1e-4, 1e-2]`.
         place: a profile's name or path, before the file's.
 
     Raises:
         ValueError: for a missing or broken file, or one that does not validate.
     """
-    tree = read_tree_over_base(path, overrides)
+    of_space = [each for each in overrides if each.startswith(SPACE)]
+    tree = read_tree_over_base(path, [each for each in overrides if each not in of_space])
+    for override in of_space:
+        tree["space"] = {**(tree.get("space") or {}), **_dimension(override)}
     if place is not None:
         tree["place"] = place
     _anchor_weights(tree.get("base"))
     tree["folder"] = str(Path(str(tree.get("folder", "."))).expanduser().absolute())
     return validate_sweep(tree, str(path))
+
+
+def _dimension(override: str) -> dict[str, Any]:
+    """A key of the space, dots and all, with its values; those that it had before are gone."""
+    key, _, value = override.removeprefix(SPACE).partition("=")
+    above, _, last = key.rpartition(".")
+    given = parse_override(f"given={value}")["given"]
+    return {above: {last: given}} if above and last in KINDS else {key: given}
 
 
 def _anchor_weights(base: Any) -> None:

@@ -158,6 +158,15 @@ def test_draws_stay_in_their_ranges_and_depend_on_seed_and_number_alone(tmp_path
     assert [each["seed"] for each in drawn[:4]] == [1, 2, 3, 1]
 
 
+def test_dotted_keys_of_the_space_are_changed_and_added(tmp_path):
+    path = spec_file(tmp_path)
+    changes = ["space.optimizer.lr.uniform=[0.1, 0.2]", "space.data.regions_per_image={grid: [2]}"]
+    space = load_sweep(path, changes).space
+    assert space["optimizer.lr"].uniform == (0.1, 0.2)
+    assert space["optimizer.lr"].log_uniform is None
+    assert space["data.regions_per_image"].grid == (2,)
+
+
 def test_a_file_extends_a_job_and_takes_overrides(tmp_path):
     path = spec_file(tmp_path, base={"extends": "job.yaml"})
     (tmp_path / "job.yaml").write_text("optimizer: {weight_decay: 0.3}\ntraining: {max_steps: 5}\n")
