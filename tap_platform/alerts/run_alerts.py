@@ -157,13 +157,12 @@ class RunAlerts(BackgroundPasses):
                     yield from watch.event(event)
 
     def _alert(self, kind: AlertKind, text: str, when: float) -> Alert:
-        project = self.run.path.parent.parent.name if self._is_sweep else self.run.project
         if kind == "sweep_done":
             text = outcome(self.run.path) or text
         return Alert(
             kind=kind,
             run=self.run.name,
-            project=project,
+            project=self.run.project,
             text=text,
             time=datetime.fromtimestamp(when, UTC).isoformat(timespec="seconds"),
             where=str(self.run.path),

@@ -14,6 +14,7 @@ from tap_platform.cli.concepts import concepts
 from tap_platform.cli.data import data
 from tap_platform.cli.models import app, evaluate, export, predict
 from tap_platform.cli.places import describe, logs, ps, resubmit, stop, submit
+from tap_platform.cli.registry import registry
 from tap_platform.cli.report import report
 from tap_platform.cli.runs import runs
 from tap_platform.cli.sweeps import sweep
@@ -48,6 +49,7 @@ for verb in (
     compare,
     alert,
     sweep,
+    registry,
     schema,
     data,
     evaluate,

@@ -62,13 +62,13 @@ def score_batch(answers: Answers, batch: RegionBatch, vocabulary: Tensor) -> Ten
         box_iou=actual_iou(answers.by_box.masks[:, 0], batch.masks),
         point_iou=select(by_point, picked),
         point_oracle_iou=by_point[:, 1:].amax(1),
-        predicted_concepts=_likeliest(answers.by_box.concept_embeddings[:, 0], vocabulary),
+        predicted_concepts=likeliest(answers.by_box.concept_embeddings[:, 0], vocabulary),
         concepts=batch.concepts,
         weights=batch.weights * batch.has_mask,
     )
 
 
-def _likeliest(embeddings: Tensor, vocabulary: Tensor) -> Tensor:
+def likeliest(embeddings: Tensor, vocabulary: Tensor) -> Tensor:
     """The concept [M] nearest to each embedding [M, D]; the temperature cannot change it."""
     with torch.autocast(embeddings.device.type, enabled=False):
         return (F.normalize(embeddings.float(), dim=-1) @ vocabulary.T).argmax(-1)

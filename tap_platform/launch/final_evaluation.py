@@ -13,12 +13,14 @@ from torch import Tensor
 from datamodules.decoding.decode import Frame
 from datamodules.shards.index import SampleIndex
 from datamodules.shards.records import BadSample
+from datamodules.stream.batch import RegionBatch
 from datamodules.stream.decoder import Decoder
 from datamodules.stream.quarantine import Quarantine
 from datamodules.stream.sample_stream import EvaluationStream
 from datamodules.vocabulary import Vocabulary
 from tap_platform.config.job import JobConfig
 from tap_platform.config.recipe import TapPretrainConfig
+from tap_platform.evaluation.answers import Answers
 from tap_platform.evaluation.baselines import evaluate_baselines, measure_training_set
 from tap_platform.evaluation.captions import (
     CaptionCollector,
@@ -27,6 +29,7 @@ from tap_platform.evaluation.captions import (
     answer_records,
     compare_answers,
 )
+from tap_platform.evaluation.confusion import COLUMNS, ConfusionCollector, confusion_rows
 from tap_platform.evaluation.pictures import prediction_grid
 from tap_platform.evaluation.regions import evaluate_regions
 from tap_platform.evaluation.scores import RegionScores
@@ -42,6 +45,7 @@ from tap_platform.runs.events import EventLog
 from tap_platform.runs.files import write_atomic, write_json, write_picture
 from tap_platform.runs.metrics import MetricsWriter
 from tap_platform.runs.quarantine import recorder
+from tap_platform.runs.tables import write_table
 from tap_platform.text.tokenizer import Tokenizer
 
 IMAGES_PER_BATCH = 8
@@ -57,10 +61,13 @@ class _Judged:
     answers: Sequence[CaptionedAnswer]
     """What it says; nothing where it cannot speak, or nobody has described a region."""
     captions: ScoredCaptions | None = None
+    named: Sequence[tuple[str, str]] = ()
+    """The true name of each named region, and the likeliest one."""
 
     def with_captions(self, captions: ScoredCaptions) -> _Judged:
         """The same, its answers scored."""
-        return _Judged(replace(self.scores, **asdict(captions.means)), self.answers, captions)
+        scores = replace(self.scores, **asdict(captions.means))
+        return replace(self, scores=scores, captions=captions)
 
 
 @dataclass(frozen=True)
@@ -79,13 +86,19 @@ class _Judge:
         task = self.bar.add_task(f"evaluating the {what} model", total=self.held_out.images)
         model = model.to(self.device)
         names = self.vocabulary.names
+        confuse = ConfusionCollector(names, self.embeddings)
         collect = CaptionCollector(model, self.speech, names) if self.speech else None
+
+        def listen(batch: RegionBatch, answers: Answers) -> None:
+            confuse(batch, answers)
+            if collect:
+                collect(batch, answers)
 
         def advance(images: int) -> None:
             self.bar.advance(task, images)
 
-        scores = evaluate_regions(model, self.held_out, self.embeddings, advance, collect)
-        return _Judged(scores, collect.answers if collect else ())
+        scores = evaluate_regions(model, self.held_out, self.embeddings, advance, listen)
+        return _Judged(scores, collect.answers if collect else (), named=confuse.pairs)
 
     def judge_baseline(
         self, learnt_from: EvaluationStream, asked: Sequence[CaptionedAnswer]
@@ -183,6 +196,8 @@ def _report(run: RunDirectory, step: int, judged: Mapping[str, _Judged], console
     write_atomic(run.report / "scores.md", score_markdown(scores, notes).encode())
     known = {k: v for k, v in score_dict(scores)["trained"].items() if v is not None}
     MetricsWriter(run.metrics, attempt=run.attempt).write(step, known, kind="final")
+    if trained.named:
+        write_table(run, "held-out-confusion", step, COLUMNS, confusion_rows(trained.named))
     console.print(score_table(scores, title=f"{run.name}, step {step}", notes=notes))
     if trained.captions:
         records = answer_records(trained.answers, trained.captions)

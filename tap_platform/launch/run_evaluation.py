@@ -14,6 +14,7 @@ from datamodules.vocabulary import Vocabulary
 from tap_platform.concepts import read_released_concepts
 from tap_platform.config.load import validate_job
 from tap_platform.config.sources import ImportedSource
+from tap_platform.evaluation.confusion import COLUMNS, confusion_rows
 from tap_platform.evaluation.suites.captions import CaptionSuite
 from tap_platform.evaluation.suites.classification import (
     ClassificationSuite,
@@ -39,6 +40,7 @@ from tap_platform.runs.directory import RunDirectory
 from tap_platform.runs.events import EventLog
 from tap_platform.runs.files import read_json, write_atomic
 from tap_platform.runs.metrics import MetricsWriter
+from tap_platform.runs.tables import write_table
 from tap_platform.runs.tracking import build_follower
 from tap_platform.text.tokenizer import Tokenizer
 
@@ -199,6 +201,9 @@ def _log(
         writer.write(run.step, values, kind=f"eval_{result.suite}")
         told = {"suite": result.suite, "protocol": result.protocol, "data": evaluation.data}
         events.record("evaluated", **told)
+        if result.named:
+            name = f"{result.suite}-confusion"
+            write_table(run.run, name, run.step, COLUMNS, confusion_rows(result.named))
     for picture in pictures:
         target = run.run.pictures / f"eval-{picture.stem}-step-{run.step}.png"
         write_atomic(target, picture.read_bytes())

@@ -195,12 +195,8 @@ def train(
     with alone(run, patience):
         attempt = run.begin_attempt()
         console.print(f"[bold]{run.name}[/], attempt {attempt}")
-        with mirrored(run, job.mirror, console):
-            with (
-                tracked(run, job.tracking, console),
-                alerted(run, job.alerts),
-                recorded(run, job, attempt),
-            ):
+        with mirrored(run, job.mirror, console), tracked(run, job.tracking, console):
+            with alerted(run, job.alerts), recorded(run, job, attempt):
                 run_workers(job, run, attempt, console)
                 if job.evaluation.final_images != 0:
                     from tap_platform.launch.final_evaluation import evaluate_run

@@ -109,7 +109,7 @@ def state_by_hand(run: RunDirectory) -> PlaceState:
     """What can be said of a run that was started here without a place: its own word."""
     told = PlaceState(
         run=run.name,
-        project=run.path.parents[1].name if run.is_sweep else run.project,
+        project=run.project,
         state="unknown",
         why="",
         since=None,

@@ -32,7 +32,12 @@ class RunDirectory:
     @property
     def project(self) -> str:
         """The project that the run belongs to."""
-        return self.path.parent.name
+        return self.path.parents[1].name if self.is_sweep else self.path.parent.name
+
+    @property
+    def shelf(self) -> str:
+        """The folder of its storage that it lies in: `PROJECT`, or `PROJECT/sweeps`."""
+        return f"{self.project}/{SWEEPS}" if self.is_sweep else self.project
 
     @property
     def is_sweep(self) -> bool:

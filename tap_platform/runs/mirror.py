@@ -44,7 +44,7 @@ class Mirror(BackgroundPasses):
         """
         super().__init__(run, "mirror", config.interval)
         assert config.url is not None
-        self.place = mirror_place(config.url, run.project, run.name)
+        self.place = mirror_place(config.url, run.shelf, run.name)
         self._most_bytes = config.largest_megabytes * _MEGABYTE
         self._copied: dict[str, str] | None = None
         self._is_listed = True
@@ -84,13 +84,18 @@ class Mirror(BackgroundPasses):
         return self._is_last or time.monotonic() >= self._not_before.get(name, 0.0)
 
 
-def mirror_place(url: str, project: str, run: str) -> Location:
+def mirror_place(url: str, shelf: str, run: str) -> Location:
     """Where the copies of a run lie.
+
+    Args:
+        url: the store.
+        shelf: `PROJECT`; of a sweep, `PROJECT/sweeps`.
+        run: its name.
 
     Raises:
         ValueError: The URL's kind is unknown.
     """
-    return location(url) / project / run
+    return location(url) / shelf / run
 
 
 def read_index(place: Location) -> dict[str, str]:

@@ -12,6 +12,7 @@ import ray
 from ray import tune
 from ray.tune import PlacementGroupFactory
 from ray.tune.experiment import Trial
+from ray.tune.progress_reporter import ProgressReporter
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import SearchAlgorithm
 from ray.tune.stopper import Stopper
@@ -24,6 +25,7 @@ from tap_platform.sweeps.trainable import ENDED, HOPELESS, REASON, TrialDriver
 SETTINGS = {
     # What Ray Tune keeps for itself is never read: the sweep's own records are the truth.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
@@ -55,6 +57,7 @@ def run_trials(stage: Stage, folder: Path, retries: int, grace: float) -> None:
         max_failures=retries,
         raise_on_failed_trial=False,
         reuse_actors=False,
+        progress_reporter=_Silent(),
         verbose=0,
     )
     stage.close()
@@ -126,6 +129,20 @@ class _Results(FIFOScheduler):
             if result.get(HOPELESS):
                 self._stage.hopeless = result[REASON]
             self._stage.ended(trial.trial_id, result[ENDED], result[REASON])
+
+
+class _Silent(ProgressReporter):
+    """The sweep tells how it goes; Ray Tune need not."""
+
+    def setup(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing to prepare."""
+
+    def should_report(self, trials: Any, done: bool = False) -> bool:
+        """Never."""
+        return False
+
+    def report(self, trials: Any, done: bool, *sys_info: Any) -> None:
+        """Nothing."""
 
 
 class _Ends(Stopper):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -88,12 +89,29 @@ def _row(record: TrialRecord, config: SweepConfig) -> list[str]:
     return [record.trial, record.state, objective, str(record.step), *values]
 
 
+def short_keys(keys: Sequence[str]) -> list[str]:
+    """The last parts of each dotted key, as many as tell it from all others."""
+
+    def end(key: str, parts: int) -> str:
+        return ".".join(key.split(".")[-parts:])
+
+    return [
+        next(
+            end(key, parts)
+            for parts in range(1, key.count(".") + 2)
+            if sum(end(other, parts) == end(key, parts) for other in keys) == 1
+        )
+        for key in keys
+    ]
+
+
 def _heads(config: SweepConfig) -> list[str]:
     return ["trial", "state", config.objective.metric, "step", *config.space]
 
 
 def _table(config: SweepConfig, sweep: SweepDirectory, ranked: list[TrialRecord]) -> Table:
-    table = Table(*_heads(config), title=sweep.name)
+    heads = ["trial", "state", config.objective.metric, "step", *short_keys(list(config.space))]
+    table = Table(*heads, title=sweep.name)
     for record in ranked:
         table.add_row(*_row(record, config))
     return table

@@ -15,6 +15,7 @@ from tap_platform.alerts.webhook import Webhook
 from tap_platform.config.job import JobConfig
 from tap_platform.config.load import merge, parse_override
 from tap_platform.config.sweep import Population, SweepConfig, load_sweep, validate_sweep
+from tap_platform.launch.attempt import mirrored
 from tap_platform.launch.errors import RunFailedError, RunStoppedError
 from tap_platform.launch.new_nodes import is_autoscaled
 from tap_platform.launch.prepare import check_data, prepare_data
@@ -22,6 +23,7 @@ from tap_platform.launch.ray_session import cpus_needed, joined_ray, ray_session
 from tap_platform.launch.signals import run_until_signalled
 from tap_platform.launch.stages import recorded
 from tap_platform.runs.directory import check_storage
+from tap_platform.runs.tracking.sweep import tracked_sweep
 from tap_platform.sweeps.budget import Spending
 from tap_platform.sweeps.directory import SweepDirectory
 from tap_platform.sweeps.live_trial import REAL
@@ -168,7 +170,11 @@ def _run(
     alerts = alerted(
         sweep.as_run, base.alerts, is_sweep=True, spent=lambda: on[0].used() if on else {}
     )
-    with recorded(sweep.as_run, total or 0, verb="sweep", beside=alerts):
+    beside = tracked_sweep(sweep.path, base.tracking, alerts)
+    with (
+        mirrored(sweep.as_run, base.mirror, console),
+        recorded(sweep.as_run, total or 0, verb="sweep", beside=beside),
+    ):
         sweep.write_config(config)
         with _ray_for(config, console) as side_by_side:
             spending = Spending(config, sweep.as_run, prices_of(config, base, side_by_side))

@@ -129,7 +129,7 @@ def assert_one_tracked_family(parent, runs):
     curve = client.get_metric_history(shown[runs["partial"].name].info.run_id, "train/loss")
     assert {point.step: point.value for point in curve} == losses(runs["partial"])
     files = {file.path for file in client.list_artifacts(above.info.run_id)}
-    assert {"pipeline.json", "summary.md"} <= files
+    assert {"pipeline.json", "report"} <= files
 
 
 def parent_id(run):

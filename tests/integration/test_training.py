@@ -109,6 +109,7 @@ def assert_one_tracked_run(run) -> None:
     assert len(curve) == len(losses(run))
     assert shown.data.metrics["final/box_iou"] > 0
     files = {file.path for file in client.list_artifacts(shown.info.run_id)}
-    assert {"config.json", "provenance.json", "pictures", "events.jsonl"} <= files
-    (picture,) = client.list_artifacts(shown.info.run_id, "pictures")
-    assert picture.path == "pictures/held-out-step-12.png"
+    assert {"config.json", "provenance.json", "settings.md", "events.jsonl"} <= files
+    pictures = {file.path for file in client.list_artifacts(shown.info.run_id, "images")}
+    assert len(pictures) == 2, "a picture, and a small one for lists"
+    assert all(path.startswith("images/held-out+step+12+") for path in pictures)

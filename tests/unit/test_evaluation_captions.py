@@ -34,6 +34,7 @@ from tap_platform.launch.weights_source import load_weights
 from tap_platform.models import Tap, TapConfig
 from tap_platform.runs.files import read_json, write_json
 from tap_platform.runs.metrics import read_metrics
+from tap_platform.runs.tables import read_table
 from tap_platform.text import Tokenizer
 from tap_platform.text.training import train_tokenizer
 
@@ -267,6 +268,9 @@ def test_the_final_evaluation_of_a_run_that_speaks(tmp_path, no_java):
     assert {"cider", "names_concept", "box_iou"} <= set(final.values)
     assert "meteor" not in final.values
     assert list(run.pictures.glob("*.png"))
+    (path,) = (run.path / "tables").glob("held-out-confusion-step-*.json")
+    table = read_table(path)
+    assert sum(row[2] for row in table.data) == scores["trained"].named_regions > 0
 
 
 def test_a_run_that_does_not_speak_has_no_captions(tmp_path, no_java):

@@ -5,13 +5,20 @@ import threading
 
 import pytest
 
+from tap_platform.config.tracking import TrackingConfig
 from tap_platform.runs.directory import RunDirectory
 from tap_platform.runs.events import EventLog, read_events
 from tap_platform.runs.files import locked, write_json
 from tap_platform.runs.metrics import MetricsWriter
 from tap_platform.runs.status import update_status
-from tap_platform.runs.tracking.base import Session
-from tap_platform.runs.tracking.follower import Follower
+from tap_platform.runs.tables import write_table
+from tap_platform.runs.tracking.base import Session, TrackerRefusedError
+from tap_platform.runs.tracking.follower import Follower as AnyFollower
+from tap_platform.runs.tracking.source import CLOCK, RunSource
+
+
+def Follower(run, tracker, interval=5.0):  # noqa: N802  # as it is called everywhere
+    return AnyFollower(RunSource(run, TrackingConfig()), tracker, interval)
 
 
 class Notebook:
@@ -21,13 +28,16 @@ class Notebook:
 
     def __init__(self):
         self.params, self.metrics, self.pictures, self.files, self.tags = {}, [], [], [], {}
+        self.clock, self.system, self.tables, self.texts, self.data = {}, {}, [], {}, []
+        self.told = ""
         self.starts, self.ends, self.is_open = [], [], False
         self.is_abandoned = False
         self.failures = 0
+        self.knows = False
         self.next_step = 0
         self.changed = threading.Event()
 
-    def start(self, run, run_id):
+    def start(self, shown, run_id):
         self.fail()
         self.starts.append(run_id)
         self.is_open = True
@@ -38,15 +48,35 @@ class Notebook:
 
     def log_metrics(self, records):
         self.fail()
-        self.metrics += [(r.step, n, v) for r in records for n, v in r.named_values.items()]
+        for record in records:
+            for name, value in record.named_values.items():
+                if name == CLOCK:
+                    assert record.step not in self.clock, "the clock struck twice"
+                    self.clock[record.step] = value
+                elif name.startswith("system/"):
+                    self.system.setdefault(record.step, {})[name] = value
+                else:
+                    self.metrics.append((record.step, name, value))
         self.changed.set()
 
-    def log_picture(self, path, step):
+    def log_picture(self, picture):
         self.fail()
-        self.pictures.append((path.name, step))
+        self.pictures.append((picture.name, picture.step))
 
-    def log_file(self, path):
-        self.files.append(path.name)
+    def log_table(self, name, step, table):
+        self.tables.append((name, step, table.columns, table.data))
+
+    def log_file(self, path, name):
+        self.files.append(name)
+
+    def log_text(self, text, name):
+        self.texts[name] = text
+
+    def log_data(self, data):
+        self.data += data
+
+    def describe(self, text):
+        self.told = text
 
     def set_tags(self, tags):
         self.tags.update(tags)
@@ -62,6 +92,9 @@ class Notebook:
 
     def abandon(self):
         self.is_abandoned = True
+
+    def advice(self, error):
+        return "see to the server" if "500" in str(error) and self.knows else None
 
     def fail(self):
         if self.failures:
@@ -116,8 +149,8 @@ def test_all_that_is_there_is_sent_once(run):
         "optimizer.betas": [0.9, 0.99],
         "e": {},
     }
-    assert tracker.pictures == [("grid-step-3.png", 3)]
-    assert tracker.files == ["config.json", "events.jsonl", "table.md"]
+    assert tracker.pictures == [("grid", 3)]
+    assert tracker.files == ["config.json", "events.jsonl", "report/table.md"]
     assert (tracker.starts, tracker.ends, tracker.is_open) == ([None], ["finished"], False)
 
     assert Follower(run, tracker).sync() == 0
@@ -170,7 +203,7 @@ def test_a_new_store_is_told_everything_again(run):
     write_steps(run, range(1, 4))
     Follower(run, first).sync()
     write_steps(run, [4])
-    second.start = lambda run, run_id: Session("id-2", 0)
+    second.start = lambda shown, run_id: Session("id-2", 0)
     Follower(run, second).sync()
     assert second.metrics == losses([1, 2, 3, 4])
     assert json.loads((run.path / "tracking-notebook.json").read_text())["run_id"] == "id-2"
@@ -184,13 +217,13 @@ def test_a_store_that_tells_what_it_lacks_is_told_the_rest(run):
         (run.pictures / f"grid-step-{step}.png").write_bytes(b"png")
     Follower(run, tracker).sync()
     assert tracker.metrics == losses([3, 4, 5])
-    assert tracker.pictures == [("grid-step-4.png", 4)]
+    assert tracker.pictures == [("grid", 4)]
 
 
 def test_sync_raises_and_a_later_one_sends_the_rest(run):
     tracker = Notebook()
     write_steps(run, range(1, 4))
-    (run.pictures / "a.png").write_bytes(b"png")
+    (run.pictures / "a-step-3.png").write_bytes(b"png")
     update_status(run.status, state="finished")
     for broken in range(4):
         tracker.failures = 1
@@ -201,7 +234,7 @@ def test_sync_raises_and_a_later_one_sends_the_rest(run):
         if broken == 3:
             Follower(run, tracker).sync()
     assert tracker.metrics == losses([1, 2, 3])
-    assert tracker.pictures == [("a.png", None)]
+    assert tracker.pictures == [("a", 3)]
     assert tracker.ends == ["finished"]
 
 
@@ -213,6 +246,86 @@ def test_a_changed_config_is_sent_again(run):
     write_json(run.config, {"optimizer": {"lr": 0.25}})
     follower.sync()
     assert tracker.params["optimizer.lr"] == 0.25
+
+
+def test_of_a_step_the_first_picture_stays_and_other_files_are_replaced(run):
+    tracker = Notebook()
+    write_steps(run, [1])
+    picture, page = run.pictures / "grid-step-1.png", run.report / "index.html"
+    for content in (b"png", b"drawn again by a resumed run"):
+        picture.write_bytes(content)
+        page.write_bytes(content)
+        (run.pictures / "whole.png").write_bytes(content)
+        Follower(run, tracker).sync()
+    assert tracker.pictures == [("grid", 1)]
+    assert tracker.files.count("report/index.html") == 2
+    assert tracker.files.count("pictures/whole.png") == 2
+
+
+def test_each_step_has_its_time_once(run):
+    tracker = Notebook()
+    write_steps(run, [1, 2])
+    MetricsWriter(run.metrics, 1).write(2, {"iou": 0.5}, kind="val")
+    Follower(run, tracker).sync()
+    write_steps(run, [2, 3], attempt=2)
+    Follower(run, tracker).sync()
+    assert sorted(tracker.clock) == [1, 2, 3]
+    assert 0 <= tracker.clock[1] <= tracker.clock[3] < 60
+
+
+def test_what_machines_did_comes_from_the_runs_own_events(run):
+    tracker = Notebook()
+    events = EventLog(run.events, attempt=1)
+    events.record("started", price_per_hour=3600.0, currency="EUR")
+    events.record("training", workers=4, gpus=4)
+    write_steps(run, [1])
+    Follower(run, tracker).sync()
+    (told,) = tracker.system.values()
+    assert (told["system/workers"], told["system/failures"]) == (4, 0)
+    assert told["system/gpu_hours"] == pytest.approx(4 * told["system/machine_hours"], abs=1e-4)
+    assert told["system/cost"] == pytest.approx(3600 * told["system/machine_hours"], abs=1e-4)
+
+
+def test_tables_are_sent_as_tables(run):
+    tracker = Notebook()
+    write_steps(run, [1])
+    write_table(run, "confusion", 1, ["is", "called", "count"], [["cat", "dog", 3]])
+    Follower(run, tracker).sync()
+    assert tracker.tables == [("confusion", 1, ["is", "called", "count"], [["cat", "dog", 3]])]
+    assert not any("tables" in name for name in tracker.files)
+
+
+def test_settings_that_changed_are_curves_and_a_label(run):
+    tracker = Notebook()
+    write_steps(run, [30, 60])
+    changes = {"optimizer.lr": [0.1, 0.08], "recipe.objective.concept_loss": ["kl", "feature"]}
+    events = EventLog(run.events, attempt=1)
+    events.record("changed", changes=changes)
+    Follower(run, tracker).sync()
+    assert "changes" not in tracker.tags, "its step comes with the next event"
+    events.record("exploited", number=1, trial="t0001", step=60)
+    write_steps(run, [90], attempt=2)
+    Follower(run, tracker).sync()
+    events = EventLog(run.events, attempt=2)
+    events.record("changed", changes={"optimizer.lr": [0.08, 0.1]})
+    events.record("started")
+    write_steps(run, [120], attempt=3)
+    for _ in range(2):
+        Follower(run, tracker).sync()
+    found = [(step, value) for step, name, value in tracker.metrics if name.startswith("changed/")]
+    assert found == [(0, 0.1), (60, 0.08), (90, 0.1)]
+    assert tracker.tags["changes"] == (
+        "step 60: optimizer.lr 0.1 to 0.08, recipe.objective.concept_loss kl to feature"
+        " (weights of t0001); step 90: optimizer.lr 0.08 to 0.1"
+    )
+
+
+def test_what_is_known_about_an_error_is_told_with_it(run):
+    tracker = Notebook()
+    write_steps(run, [1])
+    tracker.failures, tracker.knows = 1, True
+    with pytest.raises(TrackerRefusedError, match=r"see to the server \(the server answers 500\)"):
+        Follower(run, tracker).sync()
 
 
 def test_only_one_process_sends(run):

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import math
 import os
-import struct
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from pydantic import ValidationError
+from wandb_files import records_of, rows_of
 
 from tap_platform.config.load import load_job
 from tap_platform.config.load_pipeline import load_pipeline
@@ -21,6 +21,7 @@ from tap_platform.runs.files import write_json
 from tap_platform.runs.metrics import MetricsWriter
 from tap_platform.runs.status import update_status
 from tap_platform.runs.tracking import build_follower, build_tracker
+from tap_platform.runs.tracking.base import TrackerRefusedError
 from tap_platform.runs.tracking.sync import sync_run
 
 LONG = "x" * 7000
@@ -103,7 +104,10 @@ def test_mlflow_shows_the_whole_run(storage, monkeypatch, capfd):
     assert history(client, shown, "train/loss") == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
     assert math.isnan(history(client, shown, "train/odd")[1][1])
     artifacts = {artifact.path for artifact in client.list_artifacts(shown.info.run_id)}
-    assert artifacts == {"config.json", "provenance.json", "pictures"}
+    assert artifacts == {"config.json", "provenance.json", "settings.md", "images"}
+    pictures = {file.path for file in client.list_artifacts(shown.info.run_id, "images")}
+    assert {path.split("+")[0] for path in pictures} == {"images/grid"}
+    assert {path.split("+")[2] for path in pictures} == {"3"}
     assert {path.name for path in storage.iterdir() if not path.name.startswith(".")} == {
         "scenes",
         "mlflow.db",
@@ -161,7 +165,7 @@ def test_mlflow_that_is_unreachable_is_an_error_and_loses_nothing(storage, monke
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     run = make_run(storage, "unreachable")
     write_steps(run, [1])
-    with pytest.raises(Exception, match=r"127\.0\.0\.1"):
+    with pytest.raises(TrackerRefusedError, match=r"127\.0\.0\.1:9 does not answer"):
         follower(run, mlflow={"uri": "http://127.0.0.1:9"}).sync()
     follower(run).sync()
     client, shown = tracked(storage, "unreachable")
@@ -228,7 +232,7 @@ def test_mlflow_shows_a_stage_below_its_parent(storage):
     client, again = tracked(storage, "nested")
     assert (again.info.run_id, again.info.status) == (above.info.run_id, "FINISHED")
     files = {file.path for file in client.list_artifacts(above.info.run_id)}
-    assert files == {"pipeline.json", "provenance.json", "summary.md"}
+    assert files == {"pipeline.json", "provenance.json", "report"}
 
 
 def test_a_stage_whose_parent_has_gone_is_shown_by_itself(storage):
@@ -241,44 +245,6 @@ def test_a_stage_whose_parent_has_gone_is_shown_by_itself(storage):
 
 
 # Weights & Biases
-
-
-def rows_of(run):
-    """What the offline file holds: rows of history, and config.
-
-    W&B's own process completes the file some milliseconds after it has acknowledged the end.
-    """
-    (path,) = (run.path / "wandb").glob("offline-run-*/*.wandb")
-    deadline = time.monotonic() + 10
-    while not any(record.HasField("exit") for record in records_of(path)):
-        assert time.monotonic() < deadline, "the file has no end"
-    records = list(records_of(path))
-    rows = [items(record.history.item) for record in records if record.HasField("history")]
-    config = {}
-    for record in records:
-        config |= items(record.config.update) | items(record.run.config.update)
-    return rows, config
-
-
-def records_of(path):
-    """LevelDB's log format: records, some in pieces, in blocks of 32 KiB."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    data, position, buffer = path.read_bytes(), 7, b""
-    while position + 7 <= len(data):
-        if (left := 32768 - position % 32768) < 7:
-            position += left
-            continue
-        size, kind = struct.unpack_from("<HB", data, position + 4)
-        buffer += data[position + 7 : position + 7 + size]
-        position += 7 + size
-        if kind in (1, 4) and position <= len(data):
-            yield Record.FromString(buffer)
-            buffer = b""
-
-
-def items(entries):
-    return {"/".join([e.key, *e.nested_key]).strip("/"): e.value_json for e in entries}
 
 
 def test_wandb_offline_shows_the_whole_run(storage, capfd):
@@ -297,7 +263,7 @@ def test_wandb_offline_shows_the_whole_run(storage, capfd):
     ]
     assert "image-file" in str(rows[2])
     assert config["optimizer.lr"] == "0.1"
-    assert config["data.hash"] == '"abc"'
+    assert config["tags.data.hash"] == '"abc"'
     (files,) = (run.path / "wandb").glob("offline-run-*/files")
     assert (files / "config.json").read_bytes() == run.config.read_bytes()
 
@@ -340,8 +306,7 @@ def test_wandb_groups_stages_with_their_parent(storage):
 def group_of(run):
     rows_of(run)
     (path,) = (run.path / "wandb").glob("offline-run-*/*.wandb")
-    (record,) = [record for record in records_of(path) if record.HasField("run")]
-    return record.run.run_group
+    return next(record.run.run_group for record in records_of(path) if record.HasField("run"))
 
 
 def test_wandb_keeps_a_record_that_comes_late(storage):
@@ -352,6 +317,7 @@ def test_wandb_keeps_a_record_that_comes_late(storage):
     follower(run, tracker="wandb").sync()
     rows, _ = rows_of(run)
     assert [(row["step"], row["val/iou"]) for row in rows if "val/iou" in row] == [("2", "0.5")]
+    assert [row["step"] for row in rows if "train/loss" in row] == ["1", "2", "3"]
 
 
 def test_wandb_online_without_a_key_is_an_error_and_asks_nothing(storage, monkeypatch):
@@ -360,7 +326,7 @@ def test_wandb_online_without_a_key_is_an_error_and_asks_nothing(storage, monkey
     run = make_run(storage, "wandb-keyless")
     write_steps(run, [1])
     begin = time.monotonic()
-    with pytest.raises(Exception, match="No API key"):
+    with pytest.raises(TrackerRefusedError, match="set WANDB_API_KEY"):
         follower(run, tracker="wandb", wandb={"mode": "online"}).sync()
     assert time.monotonic() - begin < 10
 

@@ -215,3 +215,4 @@ def test_a_row_of_the_vocabulary_is_the_category_at_that_place_of_the_file(tmp_p
     assert result.metrics["AP"] == pytest.approx(1 / 3)
     assert result.metrics["top-1"] == pytest.approx(1 / 3)
     assert [case.correct for case in result.cases] == [False, False, True]
+    assert [true == called for true, called in result.named] == [False, False, True]

@@ -10,11 +10,13 @@ import pytest
 from sweep_specs import spec_file, sweep, tree
 
 from tap_platform.config.load_profile import load_profile
+from tap_platform.config.mirror import MirrorConfig
 from tap_platform.config.sweep import validate_sweep
 from tap_platform.places.find import find_profile, place_of
 from tap_platform.runs.directory import RunDirectory
 from tap_platform.runs.events import EventLog
 from tap_platform.runs.metrics import MetricsWriter
+from tap_platform.runs.mirror import Mirror
 from tap_platform.runs.prices import price_told, tell_price
 from tap_platform.runs.status import RunStatus, write_status
 from tap_platform.sweeps.budget import Spending
@@ -23,6 +25,7 @@ from tap_platform.sweeps.hand_over import at_place, make_submission
 from tap_platform.sweeps.objective import NeverMeasuredError, ObjectiveReader
 from tap_platform.sweeps.prices import prices_of
 from tap_platform.sweeps.room import NodeRoom, at_once, fitting
+from tap_platform.sweeps.story import short_keys
 from tap_platform.sweeps.trial_jobs import trial_job
 
 
@@ -154,6 +157,21 @@ def test_trials_share_the_price_that_the_driver_was_told(tmp_path, monkeypatch):
     assert price_told() == {"price_per_hour": 3.0, "currency": "EUR"}
     tell_price(0.0, "EUR")
     assert price_told() == {}
+
+
+def test_keys_are_told_as_shortly_as_they_differ():
+    assert short_keys(["optimizer.lr", "a.b.lr", "seed"]) == ["optimizer.lr", "b.lr", "seed"]
+    assert short_keys(["recipe.objective.dice_weight"]) == ["dice_weight"]
+
+
+def test_a_sweep_is_mirrored_beside_the_runs_of_its_project(tmp_path):
+    config = sweep(tmp_path)
+    there = SweepDirectory.at(tmp_path / "runs", "tap", "small")
+    there.create(config)
+    mirror = Mirror(there.as_run, MirrorConfig(url=str(tmp_path / "store")))
+    mirror.start()
+    assert mirror.stop(10.0)
+    assert (tmp_path / "store/tap/sweeps/small/sweep.json").read_bytes() == there.spec.read_bytes()
 
 
 def test_a_sweep_is_found_by_name_and_path(tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +10,6 @@ from small_runs import events_of, make_run, small_job, train_here, write_folder
 
 from datamodules.shards.index import DataIndex
 from datamodules.stream.quarantine import SampleCounts
-from tap_platform import cli
 from tap_platform.runs import checkpoints
 from tap_platform.runs.events import EventLog
 from tap_platform.runs.files import read_json
@@ -82,20 +80,20 @@ def test_workers_are_added_up():
 
 
 @pytest.fixture
-def tap(monkeypatch, capsys):
+def listed(tap):
+    """What `tap data quarantine` prints."""
+
     def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["tap", *map(str, arguments)])
-        try:
-            cli.main()
-        except SystemExit as stop:
-            if stop.code:
-                raise
-        return capsys.readouterr().out
+        status, output, errors = tap("data", "quarantine", *arguments)
+        assert status == 0, errors
+        return output
 
     return run
 
 
-def test_what_a_run_has_met_is_listed_once_with_the_attempts(damaged, tmp_path, monkeypatch, tap):
+def test_what_a_run_has_met_is_listed_once_with_the_attempts(
+    damaged, tmp_path, monkeypatch, listed
+):
     run = make_run(tmp_path)
     for _ in range(2):
         train_here(job_of(damaged, 2 * EPOCH), run, monkeypatch)
@@ -103,7 +101,7 @@ def test_what_a_run_has_met_is_listed_once_with_the_attempts(damaged, tmp_path, 
     later.record("quarantined", split="val", shard="s.tar", key="k", reason="cut at byte 17")
     later.record("quarantined", split="val", shard="s.tar", key="k", reason="cut at byte 17")
     later.record("quarantined", split="val", shard="s.tar", key="l", reason="cut at byte 4")
-    found = json.loads(tap("data", "quarantine", run.path, "--json"))
+    found = json.loads(listed(run.path, "--json"))
     *pictures, one, other = found["samples"]
     assert {(each["split"], each["shard"]) for each in pictures} == {("train", "shard-000001.tar")}
     assert 1 <= len(pictures) <= 3
@@ -111,13 +109,13 @@ def test_what_a_run_has_met_is_listed_once_with_the_attempts(damaged, tmp_path, 
     assert all(each["times"] % 2 == 0 and each["attempts"] == [1] for each in pictures)
     assert (one["times"], one["attempts"], other["times"]) == (2, [2], 1)
     assert found["by_reason"]["cut at byte N"] == 2
-    text = tap("data", "quarantine", run.name, "--storage", tmp_path)
+    text = listed(run.name, "--storage", tmp_path)
     assert "val  s.tar  k  met 2x in attempt 2: cut at byte 17" in text
     assert f"{len(pictures) + 2} bad samples in {run.name}" in text
     assert "     2  cut at byte N" in text
 
 
-def test_a_run_without_bad_samples_lists_none(tmp_path, tap):
+def test_a_run_without_bad_samples_lists_none(tmp_path, listed):
     run = make_run(tmp_path)
     events_of(run).record("started")
-    assert tap("data", "quarantine", run.path) == f"0 bad samples in {run.name}\n"
+    assert listed(run.path) == f"0 bad samples in {run.name}\n"

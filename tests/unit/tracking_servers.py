@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from werkzeug.serving import WSGIRequestHandler, make_server
 
-FAULTS = ("refuses", "answers 500", "hangs", "takes it without a word")
+FAULTS = ("refuses", "answers 500", "answers 401", "hangs", "takes it without a word")
 
 
 class Faulty:
@@ -25,6 +25,10 @@ class Faulty:
         if self.fault == "answers 500":
             start_response("500 Internal Server Error", [("Content-Length", "0")])
             return [b""]
+        if self.fault == "answers 401":
+            body = b"You are not authenticated."
+            start_response("401 UNAUTHORIZED", [("Content-Length", str(len(body)))])
+            return [body]
         if self.fault == "hangs":
             self.released.wait(30)
         answer = list(self.application(environ, start_response))
@@ -80,7 +84,7 @@ class WandbApplication:
 
     def __init__(self):
         self.files, self.uploads = {}, {}
-        self.exit_codes = []
+        self.exit_codes, self.artifacts, self.used = [], [], []
 
     def __call__(self, environ, start_response):
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
@@ -117,6 +121,26 @@ class WandbApplication:
             self.exit_codes.append(message["exitcode"])
         return {"exitcode": None, "limits": {}}
 
+    def _held(self):
+        """What there is of the run to go on from."""
+        if not self.history:
+            return None
+        return {
+            "id": "bucket",
+            "name": "behind",
+            "summaryMetrics": self.files["wandb-summary.json"][-1],
+            "displayName": "behind",
+            "logLineCount": 0,
+            "historyLineCount": len(self.history),
+            "eventsLineCount": 0,
+            "historyTail": json.dumps(self.files["wandb-history.jsonl"][-1:]),
+            "eventsTail": "[]",
+            "config": "{}",
+            "tags": [],
+            "notes": "",
+            "wandbConfig": json.dumps({"t": 1}),
+        }
+
     def _query(self, message):
         query, variables = message["query"], message.get("variables") or {}
         if "upsertBucket" in query:
@@ -132,9 +156,18 @@ class WandbApplication:
                 "project": {"id": "p", "name": "scenes", "entity": {"id": "e", "name": "me"}},
             }
             return {"upsertBucket": {"bucket": bucket, "inserted": not self.history}}
+        if "ArtifactType" in query:
+            return {"project": None}
+        if "createArtifact(" in query:
+            self.artifacts.append(variables)
+            artifact = {"id": "artifact", "state": "COMMITTED", "artifactSequence": {"id": "s"}}
+            return {"createArtifact": {"artifact": artifact}}
+        if "useArtifact(" in query:
+            self.used.append(variables)
+            return {"useArtifact": {"artifact": {"id": "artifact"}}}
         if "createRunFiles" in query:
             places = [{"name": n, "uploadUrl": f"{self.url}/put/{n}"} for n in variables["files"]]
             return {"createRunFiles": {"runID": "bucket", "uploadHeaders": [], "files": places}}
         if "RunResumeStatus" in query:
-            return {"model": {"bucket": None}}
+            return {"model": {"id": "p", "name": "scenes", "bucket": self._held()}}
         return {"viewer": {"id": "u", "entity": "me", "username": "me", "flags": "{}"}}

@@ -229,7 +229,18 @@ class ClassificationSuite:
             predictions=predictions,
             notes=self._notes(),
             settings={"score": self.rule, "concepts": self.vocabulary.kind},
+            named=[
+                pair
+                for identity, answer in answers.items()
+                for pair in self._named(identity, answer)
+            ],
         )
+
+    def _named(self, identity: ImageId, answer: Classified) -> Iterator[tuple[str, str]]:
+        annotations = self.truth.by_image[identity]
+        for annotation, likeliest in zip(annotations, answer.likeliest.tolist(), strict=True):
+            true = self.truth.category_names[annotation["category_id"]]
+            yield true, str(self.truth.categories[likeliest]["name"])
 
     def _notes(self) -> tuple[str, ...]:
         rule = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -63,6 +63,8 @@ class SuiteResult:
     """What a reader of the numbers must know."""
     settings: dict[str, Any] = field(default_factory=dict)
     """What else the numbers depend on."""
+    named: Sequence[tuple[str, str]] = ()
+    """Of each region that was named: its true name, and the likeliest one."""
 
 
 class Suite(Protocol):

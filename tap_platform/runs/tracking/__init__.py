@@ -7,6 +7,7 @@ from tap_platform.runs.directory import RunDirectory
 from tap_platform.runs.tracking.base import Tracker
 from tap_platform.runs.tracking.follower import Follower
 from tap_platform.runs.tracking.mlflow import MlflowTracker
+from tap_platform.runs.tracking.source import RunSource
 from tap_platform.runs.tracking.wandb import WandbTracker
 
 
@@ -20,4 +21,4 @@ def build_tracker(config: TrackingConfig) -> Tracker | None:
 def build_follower(run: RunDirectory, config: TrackingConfig) -> Follower | None:
     """A follower of that run for the tracker that a config names; None for `none`."""
     tracker = build_tracker(config)
-    return Follower(run, tracker, config.interval) if tracker else None
+    return Follower(RunSource(run, config), tracker, config.interval) if tracker else None

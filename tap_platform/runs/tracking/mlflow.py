@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import logging
-import os
+import json
 import re
+import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import NAMESPACE_URL, uuid5
 
 from tap_platform.config.tracking import TrackingConfig
-from tap_platform.runs.directory import RunDirectory
-from tap_platform.runs.files import locked
+from tap_platform.runs.files import locked, write_json
 from tap_platform.runs.metrics import MetricsRecord
-from tap_platform.runs.status import State, read_status
-from tap_platform.runs.tracking.base import Session, as_text
+from tap_platform.runs.status import State
+from tap_platform.runs.tables import TableFile
+from tap_platform.runs.tracking.base import DataSet, Picture, Session, as_text
+from tap_platform.runs.tracking.mlflow_store import advice, experiment_of, open_store, store_uri
+from tap_platform.runs.tracking.shown import Shown
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -26,12 +31,21 @@ METRICS_PER_CALL = 1000
 PARAMS_PER_CALL = 100
 PARAM_LENGTH = 6000
 TAG_LENGTH = 8000
+DIGEST_LENGTH = 36
 
-RUN_TAG = "tap.run"
+NAME_TAGS = {"run": "tap.run", "runs": "tap.run", "sweep": "tap.sweep"}
+"""The label that holds the name, by what is shown: a sweep may be called as a run is."""
 PARENT_TAG = "mlflow.parentRunId"
 _END_STATES = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
-_MLFLOW_TAGS = {"git.revision": "mlflow.source.git.commit", "command": "mlflow.source.name"}
+_MLFLOW_TAGS = {
+    "git.revision": "mlflow.source.git.commit",
+    "command": "mlflow.source.name",
+    "owner": "mlflow.user",
+}
+"""Labels that MLflow's pages show by names of their own; they are kept by ours too."""
 _NOT_IN_NAMES = re.compile(r"[^\w\-. :/]", re.ASCII)
+_SMALL = (256, 256)
+"""The most pixels of a picture in a list."""
 T = TypeVar("T")
 
 
@@ -42,25 +56,31 @@ class MlflowTracker:
 
     def __init__(self, config: TrackingConfig) -> None:
         self.config = config
+        self._shown: Shown | None = None
         self._run_id = ""
         self._client: MlflowClient | None = None
         self._params: dict[str, str] = {}
 
-    def start(self, run: RunDirectory, run_id: str | None) -> Session:
+    def start(self, shown: Shown, run_id: str | None) -> Session:
         """Open the run of that id, or the one tagged with this run's name, or a new one.
 
-        The run of a stage lies below that of its parent, which is made if it is not there yet.
+        A stage or a trial lies below its parent, which is made if it is not there yet.
+
+        Raises:
+            ValueError: Somebody has deleted the run or the experiment.
         """
-        client = self._connect(run)
-        experiment_id = self._experiment(client, run)
+        self._shown = shown
+        client = open_store(self.config.mlflow.uri, shown.storage)
+        own = shown.storage if self.config.mlflow.uri is None else None
+        experiment_id = experiment_of(client, shown.project, own)
         known = run_id is not None and _exists(client, run_id)
         self._run_id = (
-            run_id if known and run_id else self._find_or_create(client, experiment_id, run)
+            run_id if known and run_id else self._find_or_create(client, experiment_id, shown)
         )
         client.update_run(self._run_id, status="RUNNING")
         self._params = dict(client.get_run(self._run_id).data.params)
         self._client = client
-        self.set_tags(self.config.tags)
+        self.set_tags({"job_type": shown.job_type, **self.config.tags})
         return Session(self._run_id, next_step=None if known else 0)
 
     def log_params(self, params: Mapping[str, Any]) -> None:
@@ -87,24 +107,89 @@ class MlflowTracker:
         for chunk in _chunks(metrics, METRICS_PER_CALL):
             self._open.log_batch(self._run_id, metrics=chunk)
 
-    def log_picture(self, path: Path, step: int | None) -> None:
-        """Copy a picture to the run's `pictures/`; the step is in its name."""
-        self._open.log_artifact(self._run_id, str(path), "pictures")
+    def log_picture(self, picture: Picture) -> None:
+        """Copy a picture, with a small one for lists, to where MLflow shows them by steps.
 
-    def log_file(self, path: Path) -> None:
+        Its file names tell name and step, and an id that is made of these: a picture that is sent
+        twice is there once.
+        """
+        from PIL import Image
+
+        assert self._shown is not None
+        started = _milliseconds(self._shown.started)
+        key = _name(picture.name).replace("/", "~").replace(":", "_")
+        identity = uuid5(NAMESPACE_URL, f"{self._run_id}/{key}/{picture.step}")
+        stem = f"{key}+step+{picture.step}+timestamp+{started}+{identity}"
+        with tempfile.TemporaryDirectory() as folder:
+            whole, small = Path(folder, f"{stem}.png"), Path(folder, f"{stem}+compressed.webp")
+            shutil.copyfile(picture.path, whole)
+            with Image.open(picture.path) as image:
+                image.thumbnail(_SMALL)
+                image.save(small)
+            for path in (whole, small):
+                self._open.log_artifact(self._run_id, str(path), "images")
+        self._open.set_tag(self._run_id, "mlflow.loggedImages", "True")
+
+    def log_table(self, name: str, step: int, table: TableFile) -> None:
+        """Copy a table to `tables/`, where MLflow shows it as one."""
+        file = f"tables/{name}-step-{step}.json"
+        with _draft(PurePosixPath(file).name) as path:
+            write_json(path, table._asdict(), durable=False)
+            self._open.log_artifact(self._run_id, str(path), "tables")
+        self._add_table(file)
+
+    def _add_table(self, file: str) -> None:
+        tags = self._open.get_run(self._run_id).data.tags
+        listed = json.loads(tags.get("mlflow.loggedArtifacts", "[]"))
+        entry = {"path": file, "type": "table"}
+        if entry not in listed:
+            text = json.dumps([*listed, entry])
+            self._open.set_tag(self._run_id, "mlflow.loggedArtifacts", text)
+
+    def log_file(self, path: Path, name: str) -> None:
         """Copy a file to the run's artifacts."""
-        self._open.log_artifact(self._run_id, str(path))
+        folder = PurePosixPath(name).parent.as_posix()
+        self._open.log_artifact(self._run_id, str(path), None if folder == "." else folder)
+
+    def log_text(self, text: str, name: str) -> None:
+        """Write an artifact."""
+        with _draft(PurePosixPath(name).name) as path:
+            path.write_text(text, encoding="utf-8")
+            self.log_file(path, name)
+
+    def log_data(self, data: Sequence[DataSet]) -> None:
+        """Log data sets as what the run used; one of a name and digest is there once."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        inputs = [
+            DatasetInput(
+                Dataset(
+                    name=each.name,
+                    digest=each.sha256[:DIGEST_LENGTH],
+                    source_type=each.source.split("://")[0] if "://" in each.source else "local",
+                    source=json.dumps({"uri": each.source}),
+                    profile=json.dumps({"sha256": each.sha256}),
+                ),
+                [InputTag("mlflow.data.context", "training")],
+            )
+            for each in data
+        ]
+        if inputs:
+            self._open.log_inputs(self._run_id, inputs)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Label the run, with MLflow's own names for what its pages show."""
+        """Label the run, by MLflow's own names too for what its pages show."""
         from mlflow.entities import RunTag
 
-        entries = [
-            RunTag(_MLFLOW_TAGS.get(key, _name(key)), _cut(text, TAG_LENGTH))
-            for key, text in tags.items()
-        ]
+        named = {_name(key): text for key, text in tags.items()}
+        named |= {_MLFLOW_TAGS[key]: text for key, text in tags.items() if key in _MLFLOW_TAGS}
+        entries = [RunTag(key, _cut(text, TAG_LENGTH)) for key, text in named.items()]
         for chunk in _chunks(entries, PARAMS_PER_CALL):
             self._open.log_batch(self._run_id, tags=chunk)
+
+    def describe(self, text: str) -> None:
+        """Set the run's description."""
+        self._open.set_tag(self._run_id, "mlflow.note.content", _cut(text, TAG_LENGTH))
 
     def finish(self, state: State, time: str) -> None:
         """Set the run's end; one that was interrupted reads KILLED."""
@@ -118,73 +203,55 @@ class MlflowTracker:
     def abandon(self) -> None:
         """Nothing: a thread that waits for an answer ends with the process."""
 
+    def advice(self, error: Exception) -> str | None:
+        """As `mlflow_store` knows."""
+        storage = self._shown.storage if self._shown else Path()
+        return advice(error, store_uri(self.config.mlflow.uri, storage))
+
     @property
     def _open(self) -> MlflowClient:
         assert self._client is not None, "start() comes first"
         return self._client
 
-    def _connect(self, run: RunDirectory) -> MlflowClient:
-        _quieten()
-        from mlflow import MlflowClient
-
-        if self.config.mlflow.uri is not None:
-            return MlflowClient(self.config.mlflow.uri)
-        # Two runs that start together must not make the tables twice.
-        with locked(run.storage / ".mlflow.lock"):
-            return MlflowClient(f"sqlite:///{run.storage / 'mlflow.db'}")
-
-    def _experiment(self, client: MlflowClient, run: RunDirectory) -> str:
-        """The project's experiment; a local store keeps its artifacts beside the database."""
-        from mlflow.exceptions import MlflowException
-
-        if found := client.get_experiment_by_name(run.project):
-            return str(found.experiment_id)
-        folder = run.storage / "mlflow-artifacts" / run.project
-        location = folder.as_uri() if self.config.mlflow.uri is None else None
-        try:
-            return client.create_experiment(run.project, artifact_location=location)
-        except MlflowException:
-            if found := client.get_experiment_by_name(run.project):
-                return str(found.experiment_id)
-            raise
-
-    def _find_or_create(self, client: MlflowClient, experiment_id: str, run: RunDirectory) -> str:
-        found = client.search_runs(
-            [experiment_id], f"tags.`{RUN_TAG}` = '{run.name}'", max_results=1
-        )
-        if found:
-            return str(found[0].info.run_id)
-        tags = {RUN_TAG: run.name, "tap.directory": str(run.path)}
-        if parent := run.parent:
-            # Stages that start together must not make it twice.
-            with locked(parent.path / ".mlflow.lock"):
-                tags[PARENT_TAG] = self._find_or_create(client, experiment_id, parent)
-        started = _milliseconds(read_status(run.status).started)
-        created = client.create_run(experiment_id, started, tags, run_name=run.name)
-        return str(created.info.run_id)
-
-
-def _quieten() -> None:
-    """Silence MLflow's news of itself, and leaves retries to the follower, which has patience."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-    for name in ("alembic", "mlflow"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    def _find_or_create(self, client: MlflowClient, experiment_id: str, shown: Shown) -> str:
+        # A parent and its children that start together must not make it twice.
+        with locked(shown.path / ".mlflow.lock"):
+            name_tag = NAME_TAGS[shown.kind]
+            named_so = f"tags.`{name_tag}` = '{shown.name}'"
+            found = client.search_runs([experiment_id], named_so, max_results=1)
+            if found:
+                return str(found[0].info.run_id)
+            tags = {name_tag: shown.name, "tap.directory": str(shown.path)}
+            if shown.parent is not None:
+                tags[PARENT_TAG] = self._find_or_create(client, experiment_id, shown.parent)
+            created = client.create_run(
+                experiment_id, _milliseconds(shown.started), tags, run_name=shown.name
+            )
+            return str(created.info.run_id)
 
 
 def _exists(client: MlflowClient, run_id: str) -> bool:
     from mlflow.exceptions import MlflowException
 
     try:
-        client.get_run(run_id)
+        run = client.get_run(run_id)
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return False
         raise
+    if run.info.lifecycle_stage == "deleted":
+        raise ValueError(
+            f"the run {run.info.run_name} is deleted in MLflow: bring it back by `mlflow runs"
+            f" restore --run-id {run_id}`, or set tracking.tracker=none"
+        )
     return True
+
+
+@contextmanager
+def _draft(name: str) -> Iterator[Path]:
+    """A file of that name to be copied."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder, name)
 
 
 def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
