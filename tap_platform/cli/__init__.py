@@ -11,6 +11,7 @@ from tap_platform.cli.ablation import ablate
 from tap_platform.cli.alerts import alert
 from tap_platform.cli.compare import compare
 from tap_platform.cli.concepts import concepts
+from tap_platform.cli.dashboard import dashboard
 from tap_platform.cli.data import data
 from tap_platform.cli.models import app, evaluate, export, predict
 from tap_platform.cli.places import describe, logs, ps, resubmit, stop, submit
@@ -47,6 +48,7 @@ for verb in (
     runs,
     report,
     compare,
+    dashboard,
     alert,
     sweep,
     registry,
