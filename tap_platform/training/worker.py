@@ -25,6 +25,7 @@ from tap_platform.training.callbacks.averaging import AverageWeights
 from tap_platform.training.callbacks.bad_steps import SkipBadSteps
 from tap_platform.training.callbacks.checkpoints import WriteCheckpoints
 from tap_platform.training.callbacks.gradient_norm import GradientNorm
+from tap_platform.training.callbacks.machine_use import WatchMachine
 from tap_platform.training.callbacks.micro_batches import CountMicroBatches
 from tap_platform.training.callbacks.sample_counts import CountSamples
 from tap_platform.training.callbacks.seed_steps import SeedSteps
@@ -120,6 +121,7 @@ def build_trainer(
         *([AverageWeights(job.optimizer.ema_decay)] if job.optimizer.ema_decay else []),
         WatchLoss(job.health, events),
         CountSamples(training.log_every),
+        WatchMachine(training.log_every),
         WriteCheckpoints(job.checkpoint, writer, training.max_steps),
         StopOnRequest(run, events, training.max_steps, termination),
         # The last one: what the others do at the end of a step is no wait for data.

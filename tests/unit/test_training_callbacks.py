@@ -426,6 +426,9 @@ def test_a_run_records_every_step(folder, tmp_path, monkeypatch):
     for values in records.values():
         assert {"loss", "lr", "regions", "gradient_norm", "first/focal"} <= set(values)
         assert values["speed/images_per_second"] > 0
+        assert values["system/worker_memory_gigabytes"] > 0.1
+        assert values["system/worker_cores"] >= 0
+        assert 0 <= values["system/machine_cpu_share"] <= 1
         assert 0 <= values["speed/data_wait_share"] < 1
     held_out = [record for record in read_metrics(run.metrics) if record.kind == "val"]
     assert [record.step for record in held_out] == [2, 4]
