@@ -3,9 +3,10 @@
     python tests/perf/sweeps.py [--steps 405] [--first-rung 45] [--at-once 2] [--skip-grid]
 
 One grid of learning rates and dice weights, on the scenes job of `jobs/tap_tiny_scenes.yaml` at a
-quarter of its pixels, is run twice: every trial to its end, and with ASHA. Told are the optimizer steps that all trials of
-each made, as their metrics have them, what was stopped a moment too late included; and how the
-configuration that ASHA ranks first ends in the whole grid, beside the grid's best.
+quarter of its pixels, is run twice: every trial to its end, and with ASHA. Told are the optimizer
+steps that all trials of each made, as their metrics have them, what was stopped a moment too late
+included; and how the configuration that ASHA ranks first ends in the whole grid, beside the grid's
+best.
 
 The overhead is that of a trial of few steps in a sweep, one after the other, over a bare run of the
 same job, in the same Ray. The last line is everything as JSON.
