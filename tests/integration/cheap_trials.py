@@ -33,7 +33,7 @@ class CheapTrial:
         self.order, self.folder = order, Path(order.run)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.worker = Worker.remote()
-        self.said = max(order.known, self.checkpoint())
+        self.said = order.known
 
     def checkpoint(self):
         path = self.folder / "step"
@@ -42,19 +42,24 @@ class CheapTrial:
     def measure(self):
         if self.said >= self.order.job.training.max_steps:
             return None
+        self.said += 1
+        if self.said > self.checkpoint():  # else it was measured, and the sweep was not told
+            self.train()
+        return Measure(self.said, self.objective())
+
+    def train(self):
         ray.get(self.worker.make_step.remote())
         time.sleep(float(os.environ.get(STEP_SECONDS, "0")))
-        self.said += 1
         with (self.folder / "steps").open("a") as file:
             file.write(f"{self.said} {os.getpid()}\n")
         (self.folder / "step").write_text(str(self.said))
-        return Measure(self.said, self.objective())
 
     def objective(self):
         return loss(self.order.job, self.said)
 
     def exploit(self, order):
         self.order, self.said = order, order.exploit.step
+        (self.folder / "step").write_text(str(self.said))
 
     def stop(self, why):
         (self.folder / "stopped").write_text(why)
