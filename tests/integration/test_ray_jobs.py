@@ -16,10 +16,14 @@ from zipfile import ZipFile
 
 import psutil
 import pytest
+import yaml
 from dropping_proxy import DroppingProxy
 
 from tap_platform.places.place import CodePackage, Submission
 from tap_platform.places.ray_jobs.place import RayJobsPlace
+from tap_platform.sweeps.directory import SweepDirectory
+from tap_platform.sweeps.hand_over import submit_sweep
+from tap_platform.sweeps.records import newest_records
 from tests.chaos.processes import start, wait_until
 
 pytestmark = pytest.mark.timeout(300)
@@ -161,6 +165,39 @@ def test_the_callers_code_goes_before_what_is_installed(place, submission):
     script = "python -c 'import rich; print(rich.told)'"
     place.submit(submission("with-code", script, code=code))
     assert "of the caller" in place.logs("with-code", follow=True, rank=None)
+
+
+@pytest.mark.long
+def test_a_sweep_is_driven_there_and_seen_from_here(head, allowed, make_job, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.chdir(tmp_path)
+    job = make_job(
+        "small",
+        storage=str(tmp_path / "runs"),
+        data={"reader_tasks": 0},  # a head of one CPU
+        training={"max_steps": 4},
+        evaluation={"every_steps": 2, "images": 4, "page": False},
+        scale={"workers": 1},
+    )
+    spec = {
+        "name": "there",
+        "base": job.model_dump(mode="json"),
+        "space": {"optimizer.lr": {"grid": [1e-4, 1e-3]}},
+        "objective": {"metric": "train/loss", "mode": "min"},
+        "search": {"type": "grid"},
+    }
+    (tmp_path / "runs").mkdir()
+    Path("there.yaml").write_text(yaml.safe_dump(spec))
+    on = f"http://127.0.0.1:{head[0]}"
+    submit_sweep(Path("there.yaml"), (), on, None, with_code=False)
+    place = RayJobsPlace(on, on)
+    assert wait_until(lambda: place.state("there").ended, seconds=240)
+    told = "\n".join(place.logs("there", follow=False, rank=None))
+    assert place.state("there").state == "succeeded", told
+    sweep = SweepDirectory.find(tmp_path / "runs", "there")
+    assert place.state("there").run_directory == str(sweep.path)
+    assert [each.state for each in newest_records(sweep.trials)] == ["finished", "finished"]
+    assert "2/2" in told
 
 
 def test_what_the_cluster_does_not_know(place):

@@ -1,6 +1,6 @@
 """What successive halving saves beside the whole grid, and what a sweep costs beside bare runs.
 
-    python tests/perf/sweeps.py [--steps 405] [--first-rung 45] [--at-once 2] [--skip-grid]
+    python tests/perf/sweeps.py [--steps 720] [--first-rung 60] [--at-once 2] [--skip-grid]
 
 One grid of learning rates and dice weights, on the scenes job of `jobs/tap_tiny_scenes.yaml` at a
 quarter of its pixels, is run twice: every trial to its end, and with ASHA. Told are the optimizer
@@ -37,8 +37,8 @@ from tap_platform.sweeps.trial_jobs import trial_job
 
 JOB = Path(__file__).resolve().parents[2] / "jobs" / "tap_tiny_scenes.yaml"
 SPACE = {
-    "optimizer.lr": {"grid": [2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3]},
-    "recipe.objective.dice_weight": {"grid": [5, 20]},
+    "optimizer.lr": {"grid": [1e-3, 2e-3, 4e-3, 8e-3]},
+    "recipe.objective.dice_weight": {"grid": [10, 20, 40]},
 }
 
 
@@ -54,7 +54,7 @@ def spec(folder: Path, name: str, settings: argparse.Namespace, **changes: Any) 
             "train_scenes": 1024,
             "reader_tasks": 0,
         },
-        "training": {"max_steps": settings.steps, "global_batch": 8, "log_every": 1},
+        "training": {"max_steps": settings.steps, "global_batch": 4, "log_every": 1},
         "schedule": {"warmup_steps": min(20, settings.first_rung)},
         "scale": {"workers": 1, "device": "cpu"},
         "checkpoint": {"every_steps": settings.steps},
@@ -90,7 +90,7 @@ def whole_and_halved(
     folder: Path, settings: argparse.Namespace, console: Console
 ) -> dict[str, Any]:
     """The grid to its end, and by ASHA."""
-    asha = {"type": "asha", "grace_steps": settings.first_rung, "reduction": 3}
+    asha = {"type": "asha", "grace_steps": settings.first_rung, "reduction": 4}
     results: dict[str, Any] = {}
     sweeps = {}
     for name, scheduler in (("asha", asha), ("grid", {"type": "none"})):
@@ -175,8 +175,8 @@ def print_table(console: Console, results: dict[str, Any]) -> None:
 def main() -> None:
     """Run the sweeps, one after the other, and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--steps", type=int, default=405)
-    parser.add_argument("--first-rung", type=int, default=45)
+    parser.add_argument("--steps", type=int, default=720)
+    parser.add_argument("--first-rung", type=int, default=60)
     parser.add_argument("--images", type=int, default=32, help="held-out ones (default: 32)")
     parser.add_argument("--at-once", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=4, help="of the overhead (default: 4)")
