@@ -57,5 +57,7 @@ def dashboard(
         click.echo(f"wrote {pages:,} pages: open {folder / 'index.html'}")
         return
     from tap_platform.dashboard.run_dashboard import run_dashboard
+    from tap_platform.dashboard.server import end_as_by_ctrl_c
 
+    end_as_by_ctrl_c()
     run_dashboard(storages or ("runs",), host, port, None if no_mlflow else mlflow_port, auth)

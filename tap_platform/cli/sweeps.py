@@ -49,6 +49,11 @@ def sweep(
     if name is not None:
         from tap_platform.sweeps.sweep import resume_sweep
 
+        others = {"--run": named, "--on": on, "--code": code == "git", "--dry-run": dry_run}
+        if given_too := [option for option, is_given in others.items() if is_given]:
+            raise click.UsageError(
+                f"--resume goes on here, as the sweep is: leave out {given_too[0]}"
+            )
         given = [*([spec] if spec else []), *overrides]
         if files := [each for each in given if "=" not in each]:
             raise click.UsageError(

@@ -28,6 +28,11 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def in_url(host: str) -> str:
+    """An address as URLs have it: that of IPv6 in brackets."""
+    return f"[{host.strip('[]')}]" if ":" in host else host
+
+
 def password_for(host: str, auth: bool) -> str | None:
     """The password to ask for; None where none is asked for.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -122,12 +123,11 @@ def _board(title: str, suite: str, rows: Sequence[_Score], note: str = "") -> Bo
     measures = [each for each in MEASURES.values() if each.title in titles]
     first = measures[0].title if measures else ""
     ranked = sorted(rows, key=lambda row: -row.values.get(first, float("-inf")))
-    shown, ours = [], 0
-    for row in ranked:
+    entries, ours = [], 0
+    for place, row in enumerate(ranked, 1):
         ours += not row.is_paper
         if row.is_paper or ours <= MOST_ROWS:
-            shown.append(row)
-    entries = [_entry(row, place, measures, first) for place, row in enumerate(shown, 1)]
+            entries.append(_entry(row, place, measures, first))
     return Board(title, measures, entries, suite, max(0, ours - MOST_ROWS), note)
 
 
@@ -168,16 +168,11 @@ def _of_kind(results: Mapping[str, float], kind: str) -> dict[str, float]:
 def _evaluated(run: RunAccount) -> dict[str, dict[str, Any]]:
     """What the newest evaluation by each suite was of, by suite."""
     found: dict[str, dict[str, Any]] = {}
-    try:
-        lines = (Path(run.path) / "events.jsonl").read_bytes().splitlines()
-    except OSError:
-        return found
-    for line in lines:
-        if b'"evaluated"' not in line:
-            continue
-        try:
-            event = orjson.loads(line)
-            found[str(event["suite"])] = event
-        except (ValueError, KeyError, TypeError):
-            continue
+    with suppress(OSError), (Path(run.path) / "events.jsonl").open("rb") as file:
+        for line in file:
+            if b'"evaluated"' not in line:
+                continue
+            with suppress(ValueError, KeyError, TypeError):
+                event = orjson.loads(line)
+                found[str(event["suite"])] = event
     return found

@@ -67,10 +67,10 @@ class Line:
 
 def lines_of(collected: Collected) -> list[Line]:
     """All lines: those that go on first, then by their last sign of life, the newest first."""
-    stages: defaultdict[tuple[str, str], list[RunAccount]] = defaultdict(list)
+    stages: defaultdict[tuple[str, str, str], list[RunAccount]] = defaultdict(list)
     for run in collected.runs:
         if run.account.parent is not None:
-            stages[run.account.project, run.account.parent].append(run.account)
+            stages[run.storage, run.account.project, run.account.parent].append(run.account)
     lines = [_of_sweep(sweep) for sweep in collected.sweeps]
     lines += [_of_run(run, collected, stages) for run in collected.runs]
     lines.sort(key=lambda line: line.updated, reverse=True)
@@ -104,10 +104,11 @@ def _of_sweep(listed: ListedSweep) -> Line:
 def _of_run(
     listed: ListedRun,
     collected: Collected,
-    stages: Mapping[tuple[str, str], Sequence[RunAccount]],
+    stages: Mapping[tuple[str, str, str], Sequence[RunAccount]],
 ) -> Line:
     run = listed.account
-    spent = stages.get((run.project, run.name), []) if run.holds_runs else [run]
+    own = (listed.storage, run.project, run.name)
+    spent = stages.get(own, []) if run.holds_runs else [run]
     to_go = run.cost_to_go
     state, cause = state_of(listed, collected)
     return Line(

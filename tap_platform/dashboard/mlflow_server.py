@@ -17,7 +17,7 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tap_platform.dashboard.access import USER
+from tap_platform.dashboard.access import USER, in_url
 from tap_platform.runs.directory import local_path
 
 DATABASE = "mlflow.db"
@@ -58,8 +58,8 @@ class MlflowServer:
     @property
     def url(self) -> str:
         """Where it answers on this computer."""
-        everywhere = self._host in ("0.0.0.0", "::")
-        return f"http://{'127.0.0.1' if everywhere else self._host}:{self.port}"
+        own = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._host, self._host)
+        return f"http://{in_url(own)}:{self.port}"
 
     def start(self, told: Callable[[str, bool], None]) -> None:
         """Start it, and tell in a thread how that went: in words, and whether it answers.

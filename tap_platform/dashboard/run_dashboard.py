@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from tap_platform.dashboard.access import USER, is_loopback, password_for
+from tap_platform.dashboard.access import USER, in_url, is_loopback, password_for
 from tap_platform.dashboard.mlflow_server import MlflowServer, storage_with_mlflow
 from tap_platform.dashboard.server import application, listen, serve
 from tap_platform.dashboard.site import Site
@@ -50,7 +50,7 @@ def run_dashboard(
         try:
             asked = f" (user {USER}, the password of the variable)" if auth else ""
             console.print(
-                f"dashboard  http://{host}:{at.getsockname()[1]}{asked}, Ctrl-C ends it",
+                f"dashboard  http://{in_url(host)}:{at.getsockname()[1]}{asked}, Ctrl-C ends it",
                 highlight=False,
                 soft_wrap=True,
             )
@@ -58,7 +58,7 @@ def run_dashboard(
                 console.print(
                     "passwords and pages travel as they are: put TLS before it where others listen"
                 )
-            serve(application(site, password, mlflow_port if mlflow else None), at)
+            serve(application(site, password, mlflow_port if mlflow else None, host), at)
         finally:
             if mlflow is not None:
                 mlflow.stop()

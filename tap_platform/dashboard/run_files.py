@@ -7,6 +7,7 @@ import io
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
@@ -23,6 +24,8 @@ REPORT = "report/index.html"
 _FOLDER = "pictures"
 _PICTURE = re.compile(r"(?P<name>.+?)(?:-step-(?P<step>\d+))?\.(?:png|jpg|jpeg|webp)")
 _LARGEST_PIXELS = 100_000_000
+_KINDS = ("PNG", "JPEG", "WEBP")
+"""What pictures may be: others, as PostScript, are programs that would be run."""
 _QUALITY = 80
 
 
@@ -69,7 +72,8 @@ def read_picture(run: ListedRun, picture: Picture) -> bytes | None:
     """A picture as WebP, no wider than a page; None for one that cannot be read."""
     encoded = io.BytesIO()
     try:
-        with Image.open(io.BytesIO(read_bytes(_place(run) / _FOLDER / picture.file))) as opened:
+        file = io.BytesIO(_read(run, f"{_FOLDER}/{picture.file}"))
+        with Image.open(file, formats=_KINDS) as opened:
             if opened.width * opened.height > _LARGEST_PIXELS:
                 return None
             drawn = opened.convert("RGB")
@@ -83,13 +87,25 @@ def read_picture(run: ListedRun, picture: Picture) -> bytes | None:
 def read_report(run: ListedRun) -> bytes | None:
     """The page that `tap report RUN` has written; None where there is none."""
     try:
-        return read_bytes(_place(run) / REPORT)
+        return _read(run, REPORT)
     except (OSError, ValueError):
         return None
 
 
 def _place(run: ListedRun) -> Location:
     return mirror_place(run.storage, run.account.project, run.account.name)
+
+
+def _read(run: ListedRun, name: str) -> bytes:
+    """A file of a run.
+
+    Raises:
+        OSError: it cannot be read, or is a link to what is not the run's.
+    """
+    place = _place(run)
+    if isinstance(place, Path) and not (place / name).resolve().is_relative_to(place.resolve()):
+        raise PermissionError(f"{place / name} leads out of the run")
+    return read_bytes(place / name)
 
 
 def _versions(run: ListedRun) -> dict[str, str]:

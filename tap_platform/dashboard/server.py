@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from tap_platform.dashboard.access import PasswordGate
+from tap_platform.dashboard.access import PasswordGate, in_url
 from tap_platform.dashboard.pages import ASSETS, FIRST, Content
 from tap_platform.dashboard.site import Site
 
@@ -32,14 +32,18 @@ _LOOPBACK_NAMES = ["localhost", "127.0.0.1", "::1", "[::1]"]
 """What a browser calls this computer; other names are another site's, which leads here."""
 
 
-def application(site: Site, password: str | None, mlflow_port: int | None = None) -> Starlette:
+def application(
+    site: Site, password: str | None, mlflow_port: int | None = None, host: str = "127.0.0.1"
+) -> Starlette:
     """The pages as an ASGI application.
 
     Args:
         site: what it shows.
         password: what it asks for; None to ask for nothing, and to answer this computer alone.
         mlflow_port: where MLflow listens on the same host.
+        host: where it listens, which is a name of this computer too.
     """
+    names = [*_LOOPBACK_NAMES, host]
 
     async def page(request: Request) -> Response:
         site.freshen()
@@ -54,10 +58,10 @@ def application(site: Site, password: str | None, mlflow_port: int | None = None
     async def mlflow(request: Request) -> Response:
         if mlflow_port is None:
             return _missing()
-        return RedirectResponse(f"http://{request.url.hostname}:{mlflow_port}/", 307)
+        return RedirectResponse(f"http://{in_url(request.url.hostname or host)}:{mlflow_port}/")
 
     guard = (
-        Middleware(TrustedHostMiddleware, allowed_hosts=_LOOPBACK_NAMES, www_redirect=False)
+        Middleware(TrustedHostMiddleware, allowed_hosts=names, www_redirect=False)
         if password is None
         else Middleware(PasswordGate, password=password)
     )
@@ -101,8 +105,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def serve(app: Starlette, at: socket.socket) -> None:
-    """Serve until Ctrl-C or SIGTERM; returns then."""
-    signal.signal(signal.SIGTERM, _stop)
+    """Serve until Ctrl-C, SIGTERM or the end of the terminal; returns then."""
     config = uvicorn.Config(
         app, log_level="warning", server_header=False, timeout_graceful_shutdown=3
     )
@@ -112,6 +115,12 @@ def serve(app: Starlette, at: socket.socket) -> None:
         return
 
 
+def end_as_by_ctrl_c() -> None:
+    """Let SIGTERM and a closed terminal end as Ctrl-C does, so that what was started ends too."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` asks
+            signal.signal(number, _stop)
+
+
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    """SIGTERM ends as Ctrl-C does, so that what was started is ended too."""
     raise KeyboardInterrupt

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -10,11 +11,15 @@ from datetime import UTC, datetime
 from tap_platform.bill.words import ABSENT, PARTS
 
 _NOT_PLAIN = re.compile(r"[^A-Za-z0-9_.-]")
+_OF_ANOTHER_STORAGE = re.compile(r"\d+-")
+_SEAMS = re.compile(r"(?=--)")
+_HALF_A_YEAR = 183 * 24.0
+"""Hours after which a day is told with its year."""
 
 
 def span(hours: float | None) -> str:
     """A length of time in its two largest units: `2 h 05 min`; `-` where it is not known."""
-    if hours is None:
+    if hours is None or not math.isfinite(hours):
         return ABSENT
     seconds = round(hours * 3600)
     minutes, hours_whole, days = seconds // 60, seconds // 3600, seconds // 86_400
@@ -36,8 +41,12 @@ def moment(iso: str | None) -> str:
 
 
 def ending(hours: float, now: float) -> str:
-    """When so many hours from now are over, UTC: `11-22 14:30`."""
-    return f"{datetime.fromtimestamp(now + 3600 * hours, UTC):%m-%d %H:%M}"
+    """When so many hours from now are over, UTC: `11-22 14:30`; empty where no calendar tells."""
+    try:
+        at = datetime.fromtimestamp(now + 3600 * hours, UTC)
+    except (ValueError, OverflowError, OSError):  # after the year 9999
+        return ""
+    return f"{at:%m-%d %H:%M}" if hours < _HALF_A_YEAR else f"{at:%Y-%m-%d}"
 
 
 def seconds_of(iso: str) -> float:
@@ -74,8 +83,10 @@ def slug(storage: int, project: str, name: str) -> str:
     """
     told = f"{project}--{name}"
     plain = _NOT_PLAIN.sub("_", told)
-    if plain != told or len(plain) > 120 or plain.startswith("."):
-        plain = f"_{plain[:100]}-{hashlib.sha256(told.encode()).hexdigest()[:10]}"
+    may_be_anothers = len(_SEAMS.findall(told)) > 1 or _OF_ANOTHER_STORAGE.match(told)
+    if plain != told or len(plain) > 120 or plain.startswith((".", "_")) or may_be_anothers:
+        digest = hashlib.sha256(f"{project}/{name}".encode()).hexdigest()[:10]
+        plain = f"_{plain[:100]}-{digest}"
     return f"{storage + 1}-{plain}" if storage else plain
 
 

@@ -121,5 +121,7 @@ def recorded(
             if isinstance(error, RunFailedError):
                 raise RunFailedError(f"{error}\n{parent.name} as a whole: {how}") from None
             raise
-        update_status(parent.status, state="finished", step=total, message="")
+        # A sweep counts its trials by itself: a budget may end it before the last one.
+        done = {} if verb == "sweep" else {"step": total}
+        update_status(parent.status, state="finished", message="", **done)
         events.record("finished")

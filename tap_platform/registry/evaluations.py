@@ -8,6 +8,7 @@ import shlex
 from typing import Any, NamedTuple
 
 from tap_platform.registry.versions import Registry, Version
+from tap_platform.runs.checkpoints import committed, step_of
 from tap_platform.runs.events import read_events
 from tap_platform.runs.files import read_json
 from tap_platform.runs.metrics import MetricsRecord, read_metrics
@@ -44,7 +45,10 @@ def kind_of(suite: str) -> str:
 
 
 def how_to_measure(version: Version, suite: str) -> str:
-    """The command that makes an evaluation."""
+    """The command that makes an evaluation, of the newest checkpoint as `tap eval` does."""
+    newest = max(map(step_of, committed(version.checkpoint.parent)), default=version.step)
+    if version.step < newest:
+        return f"tap eval measures a run's newest checkpoint, which is now that of step {newest}"
     run = version.run.path
     name = "prompts" if suite == "final" else suite
     out = shlex.quote(str(run.with_name(f"{run.name}-evaluation")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from tap_platform.registry.evaluations import Score, how_to_measure, kind_of, score_of
@@ -24,6 +25,17 @@ class Gate:
     """The worst value that passes, whoever has the alias; None: any."""
     tolerance: float = 0.0
     """By how much it may be worse than the one that has the alias, in the metric's own unit."""
+
+    def __post_init__(self) -> None:
+        """Refuse what every value would pass.
+
+        Raises:
+            ValueError: A bound is no number, or the tolerance is none.
+        """
+        if not (math.isfinite(self.tolerance) and self.tolerance >= 0):
+            raise ValueError(f"a tolerance of {self.tolerance} lets everything pass: give a number")
+        if self.at_least is not None and not math.isfinite(self.at_least):
+            raise ValueError(f"a worst value of {self.at_least} asks nothing: give a number")
 
 
 @dataclass(frozen=True)
@@ -63,27 +75,27 @@ def promote(
         ValueError: There is no such version, its checkpoint is gone, or it does not pass.
     """
     check_plain_name("alias", alias)
-    with registry_at(store, storage) as registry:
+    with registry_at(store, storage) as registry, registry.alone():
         version = registry.version(model, number)
         version.check_is_there()
-        before = _holder(registry, model, alias)
-        if before is not None and before.number == version.number:
+        held = registry.aliases(model).get(alias)
+        if held == version.number:
             raise ValueError(f"{version.title} is {alias} already")
-        verdict = _judge(version, before, gate, registry)
+        verdict = _judge(version, held, gate, registry)
         if verdict.objections and why is None:
             told = "\n".join([f"{version.title} does not become {alias}:", *verdict.objections])
             raise ValueError(f'{told}\nto do it nevertheless: --force --why "..."')
+        if registry.aliases(model).get(alias) != held:
+            raise ValueError(f"{model} has got another {alias} meanwhile: promote it again")
         _write(verdict, alias, gate, why, registry)
     _record(verdict, alias, gate, why)
     return verdict
 
 
-def _holder(registry: Registry, model: str, alias: str) -> Version | None:
-    held = registry.aliases(model).get(alias)
-    return next((each for each in registry.versions(model) if each.number == held), None)
-
-
-def _judge(version: Version, before: Version | None, gate: Gate, registry: Registry) -> Verdict:
+def _judge(version: Version, held: str | None, gate: Gate, registry: Registry) -> Verdict:
+    """Compare with the version of that number, which has the alias; None: nobody has it."""
+    known = registry.versions(version.model)
+    before = next((each for each in known if each.number == held), None)
     score = score_of(version, gate.suite, gate.metric, registry)
     before_score = None if before is None else score_of(before, gate.suite, gate.metric, registry)
     objections = [
@@ -91,6 +103,8 @@ def _judge(version: Version, before: Version | None, gate: Gate, registry: Regis
         for each, found in ((version, score), (before, before_score))
         if each is not None and found is None
     ]
+    if held is not None and before is None:
+        objections.append(f"version {held}, which it follows, is no checkpoint of a run of ours")
     name = f"{gate.suite}/{gate.metric}"
     sign = -1.0 if gate.lower_is_better else 1.0
     if score and gate.at_least is not None and sign * (score.value - gate.at_least) < 0:
@@ -135,7 +149,7 @@ def _write(verdict: Verdict, alias: str, gate: Gate, why: str | None, registry: 
     version, now = verdict.version, utc_now()
     told = {key: text for key, text in _told(verdict, gate, why).items() if text is not None}
     tags = {f"{alias}.{key}": as_text(value) for key, value in told.items()}
-    registry.set_tags(version, {**tags, f"{alias}.since": now})
+    registry.replace_tags(version, f"{alias}.", {**tags, f"{alias}.since": now})
     registry.client.set_registered_model_alias(version.model, alias, version.number)
     if verdict.before is not None:
         registry.set_tags(verdict.before, {f"{alias}.until": now})

@@ -73,11 +73,12 @@ def register(
         digest = digest_of(folder)
         is_tracked_here = job.tracking.tracker == "mlflow" and store in (None, own)
         mlflow_run = _mlflow_run(run, job) if is_tracked_here else None
-        _make_model(registry, model)
-        known = [v for v in registry.versions(model) if v.tags[DIGEST] == digest]
-        number = known[0].number if known else _create(registry, model, run, folder, mlflow_run)
-        registry.client.set_registered_model_alias(model, CANDIDATE, number)
-        version = registry.version(model, number)
+        with registry.alone():
+            _make_model(registry, model)
+            known = [v for v in registry.versions(model) if v.tags[DIGEST] == digest]
+            number = known[0].number if known else _create(registry, model, run, folder, mlflow_run)
+            registry.client.set_registered_model_alias(model, CANDIDATE, number)
+            version = registry.version(model, number)
     if not known:
         told = {"model": model, "version": number, "step": version.step, "sha256": digest}
         EventLog(run.events, attempt=run.attempt).record("registered", **told, by=owner())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from datamodules.storage import Location, location, read_bytes
 from tap_platform.runs.checkpoint_manifest import COMMITTED, CorruptCheckpointError, read_manifest
 from tap_platform.runs.directory import RunDirectory, local_path
+from tap_platform.runs.files import locked
 from tap_platform.runs.tracking.mlflow_store import advice, open_store, store_uri
 
 if TYPE_CHECKING:
@@ -79,9 +80,16 @@ class Version:
 class Registry:
     """MLflow's registry, in the database beside the runs or at a server."""
 
-    def __init__(self, client: MlflowClient, uri: str) -> None:
+    def __init__(self, client: MlflowClient, uri: str, place: Path) -> None:
         self.client = client
         self.uri = uri
+        self._place = place
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep others of this storage from writing: what was judged stays so until it is told."""
+        with locked(self._place / ".registry.lock") if self._place.is_dir() else nullcontext():
+            yield
 
     @property
     def is_server(self) -> bool:
@@ -104,8 +112,10 @@ class Registry:
         aliases = self.aliases(model)
         found: list[Any] = []
         token = None
+        quote = '"' if "'" in model else "'"
         while True:
-            page = self.client.search_model_versions(f"name='{model}'", page_token=token)
+            wanted = f"name={quote}{model}{quote}"
+            page = self.client.search_model_versions(wanted, page_token=token)
             found += page
             token = page.token
             if not token:
@@ -139,6 +149,13 @@ class Registry:
         for key, text in tags.items():
             self.client.set_model_version_tag(version.model, version.number, key, text)
 
+    def replace_tags(self, version: Version, prefix: str, tags: Mapping[str, str]) -> None:
+        """Label a version; what else it has under a prefix goes."""
+        for key in version.tags.keys() - tags.keys():
+            if key.startswith(prefix):
+                self.client.delete_model_version_tag(version.model, version.number, key)
+        self.set_tags(version, tags)
+
 
 @contextmanager
 def registry_at(uri: str | None, storage: str | Path) -> Iterator[Registry]:
@@ -156,7 +173,7 @@ def registry_at(uri: str | None, storage: str | Path) -> Iterator[Registry]:
         raise ValueError(f"there is no folder {place}: name the one of the runs, by --storage")
     where = store_uri(uri, place)
     try:
-        yield Registry(open_store(uri, place), where)
+        yield Registry(open_store(uri, place), where, place)
     except (ValueError, OSError) as error:
         if told := advice(error, where):
             raise ValueError(told) from error

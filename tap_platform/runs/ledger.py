@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,7 +94,7 @@ def read_ledger(folder: str | Path, now: float | None = None) -> Ledger:
         )
     kept, accounts = _kept(place), []
     known: dict[str, tuple[str, RunAccount]] = {}
-    for run in _run_directories(place):
+    for run in _run_directories(place, faults):
         version = _version(run)
         was, account = kept.get(str(run), ("", None))
         if account is None or was != version:
@@ -103,7 +103,7 @@ def read_ledger(folder: str | Path, now: float | None = None) -> Ledger:
             continue
         accounts.append(account)
         faults += [Fault(str(run), why, skipped=False) for why in account.faults]
-        if account.ended is not None and account.state != "lost":
+        if version and account.ended is not None and account.state != "lost":
             known[str(run)] = version, account
     if known != kept:
         _keep(place, known)
@@ -121,12 +121,26 @@ def _read(run: Path, now: float, faults: list[Fault]) -> RunAccount | None:
     return None
 
 
-def _run_directories(storage: Path) -> Iterator[Path]:
+def _run_directories(storage: Path, faults: list[Fault]) -> Iterator[Path]:
     """Folders that are runs, or were meant to be, by project and name."""
     for project in _folders(storage):
-        for folder in _folders(project):
-            if any((folder / name).exists() for name in ("status.json", "events.jsonl")):
-                yield folder
+        folders: list[Path] = []
+        with _told(project, faults):
+            folders = _folders(project)
+        for folder in folders:
+            with _told(folder, faults):
+                if any((folder / name).exists() for name in ("status.json", "events.jsonl")):
+                    yield folder
+
+
+@contextmanager
+def _told(folder: Path, faults: list[Fault]) -> Iterator[None]:
+    """List a folder that cannot be read, and pass over it."""
+    try:
+        yield
+    except OSError as error:
+        why = f"it cannot be read ({error.strerror}): see to its permissions"
+        faults.append(Fault(str(folder), why, skipped=True))
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -136,9 +150,12 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _version(run: Path) -> str:
-    """Changes with every change of a file that an account is made of."""
-    with os.scandir(run) as entries:
-        files = sorted((e.name, e.stat()) for e in entries if e.name in FILES)
+    """Changes with every change of a file that an account is made of; empty where one is gone."""
+    try:
+        with os.scandir(run) as entries:
+            files = sorted((e.name, e.stat()) for e in entries if e.name in FILES)
+    except OSError:  # a link to nothing, or a run that is deleted now
+        return ""
     return ";".join(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in files)
 
 
@@ -187,6 +204,8 @@ def _fetched(mirror: str, faults: list[Fault]) -> Path:
         faults += [fault for fault in found if fault is not None]
     place = fetched_folder(mirror, FILES)
     place.mkdir(parents=True, exist_ok=True)
-    for gone in set(_run_directories(place)) - {place / project / run for project, run in runs}:
+    for gone in set(_run_directories(place, faults)) - {
+        place / project / run for project, run in runs
+    }:
         shutil.rmtree(gone, ignore_errors=True)
     return place

@@ -124,13 +124,17 @@ class Spending:
         return total
 
     def _hours_of(self, run: RunDirectory, now: float | None) -> float:
-        """Hours of a trial; those of one that does not run are read once."""
+        """Hours of a trial; those of one that has ended are read once, not while it still ends."""
         if now is not None:
             self._ended.pop(run, None)
             return _hours(run, now)
-        if run not in self._ended:
-            self._ended[run] = _hours(run, _last_word(run))
-        return self._ended[run]
+        hours = self._ended.get(run)
+        if hours is None:
+            has_ended, until = _last_word(run)
+            hours = _hours(run, until)
+            if has_ended:
+                self._ended[run] = hours
+        return hours
 
 
 def _hours(run: RunDirectory, now: float) -> float:
@@ -139,9 +143,10 @@ def _hours(run: RunDirectory, now: float) -> float:
     return usage.driver_hours(now)
 
 
-def _last_word(run: RunDirectory) -> float:
-    """When a driver that may have been killed was there for sure."""
+def _last_word(run: RunDirectory) -> tuple[bool, float]:
+    """Whether a run has ended, and when a driver that may have been killed was there for sure."""
     try:
-        return datetime.fromisoformat(read_status(run.status).updated).timestamp()
+        status = read_status(run.status)
     except FileNotFoundError:
-        return 0.0
+        return False, 0.0
+    return status.ended, datetime.fromisoformat(status.updated).timestamp()

@@ -18,6 +18,7 @@ from tap_platform.sweeps.records import (
     TrialState,
     append_record,
     changed,
+    drop_torn_line,
     read_history,
     trial_id,
 )
@@ -40,7 +41,7 @@ class Conductor:
     def __init__(
         self, config: SweepConfig, path: Path, run_prefix: str, last_step: LastStep
     ) -> None:
-        """Read what has happened so far.
+        """Read what has happened so far; nobody else writes it.
 
         Args:
             config: the sweep.
@@ -62,6 +63,7 @@ class Conductor:
         """The step up to which each trial has been measured, as its weights stand."""
         self._no_more = False
         self._to_start: list[str] = []
+        drop_torn_line(path)
         for record in read_history(path):
             self._replay(record)
         self._to_start = [each.trial for each in self.trials.values() if not each.is_over]

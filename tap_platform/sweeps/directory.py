@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +92,8 @@ class SweepDirectory:
         Raises:
             ValueError: if there is one of that name, or runs that its trials' would be.
         """
+        if self.path.exists() and not (self.spec.exists() or self.trials.exists()):
+            shutil.rmtree(self.path)  # It was killed while it was made, and holds nothing.
         try:
             self.path.mkdir(parents=True)
         except FileExistsError:

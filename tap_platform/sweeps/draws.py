@@ -49,8 +49,9 @@ def value_from(dimension: Dimension, source: random.Random) -> Any:
     if dimension.uniform is not None:
         return source.uniform(*dimension.uniform)
     if dimension.log_uniform is not None:
-        least, most = map(math.log, dimension.log_uniform)
-        return min(max(math.exp(source.uniform(least, most)), math.exp(least)), math.exp(most))
+        least, most = dimension.log_uniform
+        drawn = math.exp(source.uniform(math.log(least), math.log(most)))
+        return min(max(drawn, least), most)
     return source.choice(dimension.listed or ())
 
 

@@ -16,15 +16,16 @@ from tap_platform.config.job import JobConfig
 from tap_platform.config.load import merge
 from tap_platform.config.profile import Profile
 from tap_platform.config.sweep import SweepConfig, load_sweep, validate_sweep
-from tap_platform.estimate.nodes import nodes_for
+from tap_platform.estimate.nodes import cpus_of_worker, nodes_for
 from tap_platform.places.code_package import pack_code
 from tap_platform.places.find import find_profile, place_of
 from tap_platform.places.place import Place, Submission
 from tap_platform.places.resolve import resolve_job
 from tap_platform.places.submit import hand_over
 from tap_platform.sweeps.prices import prices_of
+from tap_platform.sweeps.room import check_population
 from tap_platform.sweeps.suggest import trials_of
-from tap_platform.sweeps.trial_jobs import check_jobs
+from tap_platform.sweeps.trial_jobs import check_jobs, sample_jobs
 
 SPEC, PROFILE = "sweep.json", "profile.json"
 MOST_AT_ONCE = 64
@@ -69,9 +70,12 @@ def at_place(config: SweepConfig, profile: Profile | None) -> SweepConfig:
     tree |= {
         "base": merge(config.base, of_place),
         "folder": str(PurePosixPath(job.storage).parent),
-        "at_once": config.at_once or _room(config, job, profile),
     }
-    return validate_sweep(tree, config.name)
+    there = validate_sweep(tree, config.name)
+    together = there.at_once or _room(there, profile)
+    if together is not None:
+        check_population(there, trials_of(there), together)
+    return there.model_copy(update={"at_once": together})
 
 
 def make_submission(
@@ -84,7 +88,7 @@ def make_submission(
     """
     base = check_jobs(config)
     prices_of(config, base)
-    together = _side_by_side(base, config.at_once or 1)
+    together = _side_by_side(_largest(config), config.at_once or 1)
     if profile is not None:
         nodes_for(together, profile)
     files = {}
@@ -103,11 +107,11 @@ def make_submission(
     )
 
 
-def _room(config: SweepConfig, job: JobConfig, profile: Profile | None) -> int | None:
+def _room(config: SweepConfig, profile: Profile | None) -> int | None:
     """Trials for which the profile has nodes; a cluster that is there tells by itself."""
     if profile is None or profile.place != "kubernetes":
         return None
-    fits = 1
+    job, fits = _largest(config), 1
     for number in range(2, min(trials_of(config) or MOST_AT_ONCE, MOST_AT_ONCE) + 1):
         try:
             nodes_for(_side_by_side(job, number), profile)
@@ -115,6 +119,11 @@ def _room(config: SweepConfig, job: JobConfig, profile: Profile | None) -> int |
             break
         fits = number
     return fits
+
+
+def _largest(config: SweepConfig) -> JobConfig:
+    """The job of the trial that asks for most: nodes for less would keep it waiting for ever."""
+    return max(sample_jobs(config), key=lambda job: job.scale.most_workers * cpus_of_worker(job))
 
 
 def _side_by_side(job: JobConfig, trials: int) -> JobConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from enum import Enum
 from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict
@@ -42,11 +43,17 @@ class TrialOrder(BaseModel):
     """`package.module:Class` of the trial."""
 
 
+class Waiting(Enum):
+    """What a trial says that trains on."""
+
+    NOTHING_YET = "nothing yet"
+
+
 class LiveTrial(Protocol):
     """A trial that trains."""
 
-    def measure(self) -> Measure | None:
-        """Wait for the next measure; None at its end.
+    def measure(self) -> Measure | Waiting | None:
+        """Wait for the next measure, a second or so; None at its end.
 
         Raises:
             NeverMeasuredError: if the objective is not there: no trial will have it.

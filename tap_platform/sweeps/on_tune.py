@@ -87,7 +87,7 @@ class _Trials(SearchAlgorithm):
         self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False
     ) -> None:
         """Hear of a driver that died once too often."""
-        if error:
+        if error and not self._stage.is_interrupted:
             self._stage.ended(trial_id, "failed", "its driver died again and again")
 
     def _trial(self, order: TrialOrder) -> Trial:
@@ -127,7 +127,7 @@ class _Results(FIFOScheduler):
         """Hear how a trial ended by itself."""
         if ENDED in result and not self._stage.is_interrupted:
             if result.get(HOPELESS):
-                self._stage.hopeless = result[REASON]
+                self._stage.despair(result[REASON])
             self._stage.ended(trial.trial_id, result[ENDED], result[REASON])
 
 

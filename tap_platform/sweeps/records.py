@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -81,6 +82,13 @@ def append_record(path: Path, record: TrialRecord) -> None:
 def changed(record: TrialRecord, what: What, **fields: Any) -> TrialRecord:
     """The next record of a trial."""
     return record.model_copy(update={"what": what, "time": utc_now(), **fields})
+
+
+def drop_torn_line(path: Path) -> None:
+    """Cut off a last line without an end: what did not count must not count once others follow."""
+    if path.exists():
+        written = path.read_bytes()
+        os.truncate(path, written.rfind(b"\n") + 1)
 
 
 def read_history(path: Path) -> list[TrialRecord]:

@@ -48,10 +48,19 @@ def at_once(
     room = min(fitting(job, nodes, on_gpus=has_gpus and job.scale.device != "cpu") for job in jobs)
     most = max(1, room)  # where even one is too large, its own start says why
     wanted = min(each for each in (config.at_once, total, most) if each is not None)
-    if isinstance(config.scheduler, Population) and total is not None and wanted < total:
-        raise ValueError(
-            f"scheduler pbt trains its {total} trials side by side, and there is room for {most}"
-            f" (at_once: {config.at_once or 'as many'}): lower budget.trials, or the workers of a"
-            " trial"
-        )
+    check_population(config, total, wanted)
     return wanted
+
+
+def check_population(config: SweepConfig, total: int | None, together: int) -> None:
+    """Refuse a population that does not train side by side.
+
+    Raises:
+        ValueError: if it has more trials than train together.
+    """
+    if isinstance(config.scheduler, Population) and total is not None and together < total:
+        raise ValueError(
+            f"scheduler pbt trains its {total} trials side by side, and there is room for"
+            f" {together} (at_once: {config.at_once or 'as many'}): lower budget.trials, or the"
+            " workers of a trial"
+        )

@@ -19,10 +19,12 @@ from tap_platform.runs.prices import tell_price
 from tap_platform.runs.stop_request import StopRequest
 from tap_platform.sweeps.directory import LINK, SweepDirectory
 from tap_platform.sweeps.exploit import first_attempt, make_exploit
-from tap_platform.sweeps.live_trial import TrialOrder
+from tap_platform.sweeps.live_trial import TrialOrder, Waiting
 from tap_platform.sweeps.objective import Measure, ObjectiveReader
 
 LOOK_EVERY_SECONDS = 0.1
+MEASURE_WITHIN_SECONDS = 1.0
+"""How long a measure is waited for, while the driver hears of nothing else, such as a stop."""
 ENDING_SECONDS = 15.0
 """What a driver takes to end beside its workers' grace: tracker, mirror, Ray Train."""
 
@@ -37,8 +39,9 @@ class RunTrial:
         tell_price(order.price_per_hour, order.currency)
         self._begin(order.known)
 
-    def measure(self) -> Measure | None:
+    def measure(self) -> Measure | Waiting | None:
         """As `LiveTrial` says; the failure of the run is raised as it is."""
+        until = time.monotonic() + MEASURE_WITHIN_SECONDS
         while True:
             was_over = self._done.done()
             for measure in self._reader.read_on():
@@ -47,6 +50,8 @@ class RunTrial:
                 self._done.result()
                 self._reader.check_has_come()
                 return None
+            if time.monotonic() > until:
+                return Waiting.NOTHING_YET
             time.sleep(LOOK_EVERY_SECONDS)
 
     def exploit(self, order: TrialOrder) -> None:
@@ -100,7 +105,8 @@ class RunTrial:
         if self._order.exploit is not None:
             make_exploit(self._order.exploit, job, run)
         self._attempt_is_known.set()
-        if not has_finished(run):
+        has_other_weights = first_attempt(run) > run.attempt  # and has not trained them yet
+        if has_other_weights or not has_finished(run):
             if run.attempt:
                 go_on(job, (), run, console)
             else:

@@ -138,9 +138,10 @@ class _Population(PopulationBasedTraining):
     def _checkpoint_or_exploit(
         self, trial: Any, tune_controller: Any, upper_quantile: list[Any], lower_quantile: list[Any]
     ) -> None:
-        if trial not in lower_quantile:
+        donors = [each for each in upper_quantile if not self._is_through(each)]
+        if trial not in lower_quantile or self._is_through(trial) or not donors:
             return
-        donor = random.choice(upper_quantile)
+        donor = random.choice(donors)
         step = self._trial_state[donor].last_train_time
         trial.config, _ = self._get_new_config(trial, donor)
         trial.exploits += 1
@@ -148,6 +149,10 @@ class _Population(PopulationBasedTraining):
         mine, others = self._trial_state[trial], self._trial_state[donor]
         mine.last_perturbation_time = others.last_perturbation_time
         mine.last_train_time = others.last_train_time
+
+    def _is_through(self, trial: Any) -> bool:
+        """Whether it was measured at its last step: from there nobody trains, or is measured."""
+        return bool(self._trial_state[trial].last_train_time >= trial.last_step)
 
 
 def _scheduler(config: SweepConfig) -> Any:

@@ -71,9 +71,11 @@ class Stage:
             except ValueError as error:
                 self.ended(record.trial, "failed", str(error))
                 continue
+            self._count(record)
+            if self._lacks_means_for(record.trial):
+                return None
             write_order(order)
             self.running.add(record.trial)
-            self._count(record)
             self.conductor.started(record.trial)
             return order
         return None
@@ -104,6 +106,11 @@ class Stage:
         self.conductor.ended(trial, state, reason)
         self._off(trial)
         self.on_change(self.conductor.trials[trial])
+
+    def despair(self, why: str) -> None:
+        """End all, since no trial is ever measured; if one was, this is the trouble of another."""
+        if all(record.objective is None for record in self.conductor.trials.values()):
+            self.hopeless = why
 
     def is_over(self) -> str:
         """Why all trials are to end now; empty while they are not."""
@@ -142,6 +149,11 @@ class Stage:
             currency=self._spending.prices.currency,
             runner=self._runner,
         )
+
+    def _lacks_means_for(self, trial: str) -> bool:
+        """Whether a budget would not bear the end of one more trial: it is used up then."""
+        self.why_over = self._spending.exhausted(self._runs({*self.running, trial}))
+        return bool(self.why_over)
 
     def _off(self, trial: str) -> None:
         self.running.discard(trial)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,7 +28,7 @@ from tap_platform.sweeps.directory import SweepDirectory
 from tap_platform.sweeps.live_trial import REAL
 from tap_platform.sweeps.prices import prices_of
 from tap_platform.sweeps.records import TrialRecord
-from tap_platform.sweeps.room import NodeRoom, at_once
+from tap_platform.sweeps.room import NodeRoom, at_once, check_population
 from tap_platform.sweeps.stage import Stage
 from tap_platform.sweeps.story import print_best, tell
 from tap_platform.sweeps.suggest import trials_of
@@ -120,9 +119,7 @@ def sweep_named(
     config = load_sweep(spec, [*overrides, f"name={name}"], place)
     base = _checked(config, runner)
     sweep = SweepDirectory.at(base.storage, base.project, name)
-    if sweep.path.exists() and not sweep.spec.exists():
-        shutil.rmtree(sweep.path)  # It was killed while it was made, and holds nothing.
-    if not sweep.path.exists():
+    if not sweep.spec.exists():
         sweep.create(config)
     elif _fixed(sweep.read_config()) != _fixed(config):
         raise ValueError(f"{sweep.path} is another sweep than {spec} describes: take another name")
@@ -228,6 +225,7 @@ def _ray_for(config: SweepConfig, console: Console) -> Iterator[int]:
         import ray
 
         if is_autoscaled():  # Nodes come as trials ask for them.
+            check_population(config, total, config.at_once or 1)
             yield config.at_once or 1
             return
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]

@@ -7,7 +7,7 @@ from typing import Any
 
 from ray.tune import Trainable
 
-from tap_platform.sweeps.live_trial import LiveTrial, TrialOrder, begin
+from tap_platform.sweeps.live_trial import LiveTrial, TrialOrder, Waiting, begin
 from tap_platform.sweeps.objective import NeverMeasuredError
 from tap_platform.sweeps.orders import read_order
 from tap_platform.sweeps.schedulers import OBJECTIVE, STEP
@@ -28,7 +28,7 @@ class TrialDriver(Trainable):
         self._live: LiveTrial | None = None
 
     def step(self) -> dict[str, Any]:
-        """The next measure, or the end."""
+        """The next measure, or the end; nothing while there is none, as a stop waits for us."""
         try:
             return self._next()
         except NeverMeasuredError as error:
@@ -45,6 +45,8 @@ class TrialDriver(Trainable):
     def _next(self) -> dict[str, Any]:
         live = self._follow_orders()
         measure = live.measure()
+        if measure is Waiting.NOTHING_YET:
+            return {}
         if measure is None:
             return {"done": True, ENDED: "finished", REASON: ""}
         if not math.isfinite(measure.objective):

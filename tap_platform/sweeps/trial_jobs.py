@@ -45,11 +45,16 @@ def check_jobs(config: SweepConfig) -> JobConfig:
 
     Raises:
         ValueError: if a key does not exist, a value is none of it, the base itself is refused, or
-            the objective is never measured.
+            the objective is never measured, or a population keeps checkpoints elsewhere.
     """
     base = trial_job(config, {})
     if named := [key for key in config.space if key in SHARED]:
         raise ValueError(f"space.{named[0]}: trials lie together and share it: leave it out")
+    if isinstance(config.scheduler, Population) and base.checkpoint.storage is not None:
+        raise ValueError(
+            "base.checkpoint.storage: trials of a population take each other's checkpoints, which"
+            " lie in their runs' directories: leave it out"
+        )
     for values in _alone(config):
         _check_objective(config, trial_job(config, values))
     for values in islice(known_values(config), MOST_CHECKED):

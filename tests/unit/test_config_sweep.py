@@ -103,6 +103,8 @@ def test_a_population_varies_only_what_a_run_bears(tmp_path):
     told = refusal(tmp_path, {"scale.workers": {"choice": [1, 2]}}, scheduler=pbt)
     assert "optimizer.* and recipe.objective.* bear" in told
     assert "take search random" in refusal(tmp_path, scheduler=pbt, search={"type": "optuna"})
+    elsewhere = {"checkpoint": {"storage": str(tmp_path / "elsewhere")}}
+    assert "base.checkpoint.storage" in refusal(tmp_path, scheduler=pbt, base=elsewhere)
     kept = trial_job(sweep(tmp_path, scheduler=pbt), {}).checkpoint
     assert (kept.every_steps, kept.keep_every, kept.background) == (3, 3, False)
 

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 from dashboard_storage import BEGIN, SPACE, make_storage, make_sweep
-from ledger_runs import append, event, iso, priced_run
+from ledger_runs import append, event, iso, make_run, priced_run, train
 from PIL import Image
 from s3_server import s3_server
 
@@ -15,10 +15,12 @@ from tap_platform.dashboard.collect import collect
 from tap_platform.dashboard.importance import importance_of
 from tap_platform.dashboard.lines import lines_of
 from tap_platform.dashboard.overview import overview_of
+from tap_platform.dashboard.pages import Pages
 from tap_platform.dashboard.run_files import files_of, read_picture
-from tap_platform.dashboard.words import slug, span
+from tap_platform.dashboard.words import ending, slug, span
 from tap_platform.runs.directory import RunDirectory
 from tap_platform.runs.mirror import Mirror
+from tap_platform.runs.status import update_status
 
 
 @pytest.fixture(autouse=True)
@@ -195,6 +197,9 @@ def test_names_of_pages_are_plain_and_told_by_nobody_else():
     names = ("a/../b", "run", "<b>", "run%2e", "ä", "x" * 300, "tap--run")
     slugs = {slug(0, project, name) for project in ("tap", "tap--x") for name in names}
     assert len(slugs) == 2 * len(names)
+    others = [("a--b", "c"), ("a", "b--c"), ("a-", "b"), ("a", "-b"), ("a", "b")]
+    assert len({slug(0, *each) for each in others}) == len(others)
+    assert slug(1, "a", "b") != slug(0, "2-a", "b")
     assert all(
         set(each) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGH0123456789-_.") for each in slugs
     )
@@ -206,6 +211,41 @@ def test_names_of_pages_are_plain_and_told_by_nobody_else():
 )
 def test_spans_have_units(hours, told):
     assert span(hours) == told
+
+
+def test_an_end_that_no_calendar_tells_leaves_the_pages_up(tmp_path):
+    far = {"state": "running", "events": [event(0, "started", workers=1, price_per_hour=1.0)]}
+    for name, steps in (("far", 10**7), ("beyond", 10**14)):
+        metrics = [train(10, 1, pace=100.0)]
+        make_run(tmp_path / "runs", name, step=1, max_steps=steps, metrics=metrics, **far)
+    lines = {line.name: line for line in lines_of(look(tmp_path / "runs", now=60))}
+    assert (ending(lines["far"].hours_to_go, BEGIN), ending(1.5, BEGIN)) == (
+        "2058-07-30",
+        "11-21 11:30",
+    )
+    assert ending(lines["beyond"].hours_to_go, BEGIN) == ""
+    assert b"beyond" in Pages(look(tmp_path / "runs", now=60)).content("index.html").body
+    assert (span(float("inf")), span(float("nan"))) == ("-", "-")
+
+
+def test_a_pipeline_counts_the_stages_of_its_own_storage(tmp_path):
+    for name in ("one", "two"):
+        whole = make_run(tmp_path / name, "whole")
+        whole.config.rename(whole.pipeline)
+        priced_run(tmp_path / name, "whole-1", parent="whole")
+    found = look(tmp_path / "one", tmp_path / "two")
+    wholes = [line for line in lines_of(found) if line.kind == "pipeline"]
+    (stage, _) = (run.account for run in found.runs if run.account.parent)
+    assert [line.gpu_hours for line in wholes] == [stage.gpu_hours] * 2
+    assert [line.cost for line in wholes] == [{"USD": stage.cost}] * 2
+
+
+def test_failures_of_the_week_are_counted_among_runs(storage):
+    sweep = make_sweep(storage, "cut", runs=False)
+    update_status(sweep.as_run.status, state="failed")
+    shown = overview_of(look(storage))
+    assert {line.kind for line in shown.failed} == {"run", "sweep"}
+    assert shown.figures[-1].more.endswith("2 of 8 runs failed, 2 this week")
 
 
 def test_a_storage_that_is_not_there_is_told(tmp_path):

@@ -11,8 +11,10 @@ from ledger_runs import make_run, priced_run
 from PIL import Image
 
 from tap_platform.cli import tap
+from tap_platform.dashboard import leaderboard
 from tap_platform.dashboard.collect import collect
 from tap_platform.dashboard.pages import LISTS, Pages
+from tap_platform.dashboard.run_files import files_of, read_picture
 from tap_platform.dashboard.site import write_site
 
 
@@ -181,6 +183,29 @@ def test_a_run_shows_what_it_sees_over_time(storage):
     assert [content is not None for content in found] == [True, True, False]
     assert found[0].kind == "image/webp"
     assert found[0].body[8:12] == b"WEBP"
+
+
+def test_links_out_of_a_run_and_pictures_that_are_programs_are_not_shown(storage, tmp_path):
+    run = make_run(storage, "linked")
+    (tmp_path / "secret").write_text("a key")
+    (run.report / "index.html").symlink_to(tmp_path / "secret")
+    Image.new("RGB", (8, 8)).save(tmp_path / "private.png")
+    (run.pictures / "private-step-1.png").symlink_to(tmp_path / "private.png")
+    Image.new("RGB", (8, 8)).save(run.pictures / "program-step-1.png", "EPS")
+    Image.new("RGB", (8, 8)).save(run.pictures / "seen-step-1.png")
+    listed = pages_of(storage).collected.run_by_slug["tap--linked"]
+    shown = {name: read_picture(listed, own[0]) for name, own in files_of(listed).pictures.items()}
+    assert {name for name, body in shown.items() if body} == {"seen"}
+    assert pages_of(storage).content("reports/tap--linked.html") is None
+
+
+def test_runs_that_are_not_shown_keep_their_ranks(storage, monkeypatch):
+    monkeypatch.setattr(leaderboard, "MOST_ROWS", 1)
+    for number in range(3):
+        evaluate(priced_run(storage, f"winner-{number}"), ap=0.9 - 0.1 * number)
+    board = leaderboard.boards_of(pages_of(storage).collected)[0]
+    told = [(entry.rank, entry.is_paper) for entry in board.entries]
+    assert (told[:2], board.left_out) == ([(1, False), (4, True)], 2)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import base64
 import http.client
+import signal
 import threading
 import time
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from tap_platform.cli import tap
 from tap_platform.dashboard import run_dashboard, site
 from tap_platform.dashboard.access import PASSWORD, password_for
 from tap_platform.dashboard.mlflow_server import MlflowServer
-from tap_platform.dashboard.server import application, listen
+from tap_platform.dashboard.server import application, end_as_by_ctrl_c, listen
 from tap_platform.dashboard.site import Site
 
 SECRET = "correct horse battery"
@@ -76,6 +77,29 @@ def test_other_names_of_this_computer_are_refused(storage):
     with serving(application(Site([str(storage)]), None)) as ask:
         assert ask("/", Host="evil.example")[0] == 400
         assert ask("/", Host="localhost:8800")[0] == 200
+
+
+def test_every_address_of_this_computer_is_a_name_of_it(storage):
+    with serving(application(Site([str(storage)]), None, 5000, "127.0.0.2")) as ask:
+        assert ask("/", Host="127.0.0.2:8800")[0] == 200
+        assert ask("/", Host="127.0.0.3:8800")[0] == 400
+        assert ask("/mlflow", Host="127.0.0.2:8800")[1]["location"] == "http://127.0.0.2:5000/"
+        assert ask("/mlflow", Host="[::1]:8800")[1]["location"] == "http://[::1]:5000/"
+    server = MlflowServer(storage, "::1", 5000, None)
+    server.stop()
+    assert server.url == "http://[::1]:5000"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_closed_terminal_ends_it_as_ctrl_c_does(number):
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        end_as_by_ctrl_c()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(number)
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def test_a_password_is_asked_for(storage):

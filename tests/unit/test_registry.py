@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
+import math
 import shlex
 import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from tracking_servers import mlflow_application, serving
 
 from tap_platform.config.load import load_job
+from tap_platform.registry.evaluations import score_of
 from tap_platform.registry.promote import Gate, promote
 from tap_platform.registry.register import register
 from tap_platform.registry.versions import registry_at
@@ -20,6 +26,7 @@ from tap_platform.runs.files import write_json
 from tap_platform.runs.metrics import MetricsWriter
 from tap_platform.runs.status import update_status
 
+promotion = importlib.import_module("tap_platform.registry.promote")
 JOB = Path(__file__).resolve().parents[2] / "jobs/tap_tiny_scenes.yaml"
 
 
@@ -139,6 +146,13 @@ def test_what_was_not_measured_is_refused_with_the_command_that_measures_it(stor
     assert promoted(storage, "unknown", "1", Gate("instances", "ap")).score.value == 0.3
 
 
+def test_what_cannot_be_measured_any_more_is_told(storage):
+    run = make_run(storage, "earlier")
+    register(str(run.path), "earlier", step=6, storage=str(storage))
+    with pytest.raises(ValueError, match=r"newest checkpoint, which is now that of step 12"):
+        promoted(storage, "earlier", "1", Gate("instances", "ap"))
+
+
 def test_two_measures_on_different_data_are_not_compared(storage):
     for number, folder in enumerate(("coco", "scenes"), start=1):
         run = make_run(storage, f"data-{number}")
@@ -165,6 +179,56 @@ def test_somebody_may_answer_for_it(storage):
     assert version.tags["champion.why"] == "the demo needs its captions"
     (event,) = read_events(bad.events, "promoted")
     assert event["objections"] == list(verdict.objections)
+
+
+def test_a_gate_that_asks_nothing_is_none():
+    for bounds in ({"tolerance": math.nan}, {"tolerance": math.inf}, {"at_least": math.nan}):
+        with pytest.raises(ValueError, match="give a number"):
+            Gate(**bounds)
+
+
+def test_who_is_no_checkpoint_of_ours_is_not_passed_over(storage):
+    run = make_run(storage, "follower", 0.5)
+    registered(storage, run, "inherited")
+    client = client_of(storage)
+    foreign = client.create_model_version("inherited", run.path.as_uri())
+    client.set_registered_model_alias("inherited", "champion", foreign.version)
+    with pytest.raises(ValueError, match="version 2, which it follows, is no checkpoint"):
+        promoted(storage, "inherited", "1")
+    assert promoted(storage, "inherited", "1", why="it was a trial").before is None
+
+
+def test_a_version_that_is_champion_again_tells_of_this_time_alone(storage):
+    for number, score in enumerate((0.5, 0.6)):
+        registered(storage, make_run(storage, f"again-{number}", score), "again")
+    promoted(storage, "again", "1", Gate(at_least=0.7), why="in a hurry")
+    promoted(storage, "again", "2")
+    promoted(storage, "again", "1", Gate(tolerance=0.2))
+    tags = client_of(storage).get_model_version("again", "1").tags
+    assert tags["champion.before"] == "2"
+    assert not {"champion.why", "champion.until", "champion.at_least"} & tags.keys()
+
+
+def test_two_promotions_at_once_are_judged_one_after_the_other(storage, monkeypatch):
+    for number, score in enumerate((0.5, 0.6, 0.7)):
+        registered(storage, make_run(storage, f"race-{number}", score), "race")
+    promoted(storage, "race", "1")
+    told = threading.Event()
+
+    def slowly(*args):
+        told.set()
+        time.sleep(0.5)
+        return score_of(*args)
+
+    monkeypatch.setattr(promotion, "score_of", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        best = pool.submit(promoted, storage, "race", "3")
+        assert told.wait(20)
+        second = pool.submit(promoted, storage, "race", "2")
+        assert best.result().before.number == "1"
+        with pytest.raises(ValueError, match=r"that of version 3 0\.7"):
+            second.result()
+    assert champion(storage, "race") == "3"
 
 
 def test_a_checkpoint_that_is_gone_or_another_is_no_champion(storage):

@@ -320,6 +320,30 @@ def test_settings_that_changed_are_curves_and_a_label(run):
     )
 
 
+class Forgetful(Notebook):
+    """Tells at each start what it lacks, as a tracker that keeps records in memory for a while."""
+
+    def start(self, shown, run_id):
+        self.is_open = True
+        return Session("id-1", self.next_step)
+
+
+@pytest.mark.parametrize(("next_step", "times"), [(91, 1), (61, 1), (60, 2), (0, 2)])
+def test_changes_that_a_store_holds_are_not_sent_again(run, next_step, times):
+    tracker = Forgetful()
+    tracker.next_step = 0
+    write_steps(run, [30, 60])
+    events = EventLog(run.events, attempt=1)
+    events.record("changed", changes={"optimizer.lr": [0.1, 0.08]})
+    events.record("exploited", number=1, trial="t0001", step=60)
+    Follower(run, tracker).sync()
+    tracker.next_step, tracker.clock = next_step, {}
+    write_steps(run, [90], attempt=2)
+    Follower(run, tracker).sync()
+    found = [(step, value) for step, name, value in tracker.metrics if name.startswith("changed/")]
+    assert found == [(0, 0.1), (60, 0.08)] * times
+
+
 def test_what_is_known_about_an_error_is_told_with_it(run):
     tracker = Notebook()
     write_steps(run, [1])

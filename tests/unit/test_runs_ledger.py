@@ -1,6 +1,8 @@
 """The accounts of runs, from their directories alone."""
 
+import errno
 import json
+from pathlib import Path
 
 import pytest
 from ledger_runs import BEGIN, append, event, iso, make_run, priced_run, record, train
@@ -196,6 +198,26 @@ def test_broken_runs_are_listed_and_skipped_only_where_nothing_can_be_told(stora
     assert len(told) == 2
     assert "config.json" in told[0]
     assert "metrics.jsonl" in told[1]
+
+
+def test_folders_that_cannot_be_looked_into_are_listed_and_passed_over(storage, monkeypatch):
+    priced_run(storage, "sound")
+    linked = priced_run(storage, "linked")
+    (linked.path / "ablation.json").symlink_to(storage / "nothing")
+    private = (priced_run(storage, "private").path, storage / "secret")
+    private[1].mkdir()
+    scan, exists = ledger_module.os.scandir, Path.exists
+
+    def refuse(path):
+        if path in private:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(ledger_module.os, "scandir", lambda path: refuse(path) or scan(path))
+    monkeypatch.setattr(Path, "exists", lambda path: refuse(path.parent) or exists(path))
+    for _ in range(2):
+        found = read_ledger(storage)
+        assert [account.name for account in found.accounts] == ["linked", "sound"]
+        assert {fault.path for fault in found.faults} == set(map(str, private))
 
 
 def test_a_folder_that_is_not_there_is_refused(storage):

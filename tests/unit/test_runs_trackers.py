@@ -148,6 +148,20 @@ def test_mlflow_shows_once_what_is_sent_twice(storage):
     assert len(history(client, shown, "train/odd")) == 4
 
 
+def test_mlflow_tells_runs_of_one_name_from_each_other(storage, tmp_path):
+    uri = f"sqlite:///{storage / 'mlflow.db'}"
+    for number, place in enumerate((storage, tmp_path), start=1):
+        run = make_run(place, "namesake")
+        update_status(run.status, started=f"2026-11-0{number}T10:00:00.000+00:00")
+        write_steps(run, [number])
+        follower(run, mlflow={"uri": uri}).sync()
+    client = client_of(storage)
+    experiment = client.get_experiment_by_name("scenes")
+    runs = client.search_runs([experiment.experiment_id], "tags.`tap.run` = 'namesake'")
+    steps = [[step for step, _ in history(client, run, "train/loss")] for run in runs]
+    assert sorted(steps) == [[1], [2]]
+
+
 def test_mlflow_takes_more_than_one_call_holds_and_names_it_does_not_know(storage):
     run = make_run(storage, "many", {f"key@{number}": number for number in range(130)})
     writer = MetricsWriter(run.metrics)

@@ -24,6 +24,12 @@ def test_a_coco_folder_keeps_the_order_of_its_categories_and_numbers_regions_fro
     assert found.style == "coco"
 
 
+def test_a_part_of_the_images_says_that_it_is_one(tmp_path):
+    whole = truth(tmp_path)
+    assert whole.first_images(1).origin == f"{whole.origin}, the first 1 of 2 images"
+    assert whole.first_images(2).origin == whole.origin
+
+
 def test_crowds_are_not_asked_about(tmp_path):
     assert {k: len(v) for k, v in truth(tmp_path).by_image.items()} == {11: 2, 12: 1}
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Experiment, Trial
 from sweep_specs import sweep
 
-from tap_platform.sweeps import on_tune
+from tap_platform.runs.directory import RunDirectory
+from tap_platform.runs.events import EventLog
+from tap_platform.runs.status import RunStatus, write_status
+from tap_platform.sweeps import exploit, on_tune, run_trial
 from tap_platform.sweeps.budget import Spending
 from tap_platform.sweeps.directory import SweepDirectory
-from tap_platform.sweeps.live_trial import TrialOrder
+from tap_platform.sweeps.live_trial import TrialOrder, Waiting
 from tap_platform.sweeps.objective import Measure, NeverMeasuredError
 from tap_platform.sweeps.orders import write_order
 from tap_platform.sweeps.prices import prices_of
@@ -133,6 +137,23 @@ def test_an_objective_that_never_comes_ends_all(tmp_path):
     assert going.tune.is_finished()
 
 
+def test_a_trial_without_the_objective_that_others_have_fails_alone(tmp_path):
+    going = Sweep(tmp_path)
+    first, second = going.begin(), going.begin()
+    going.result(first, step=1, objective=0.5)
+    going.result(second, done=True, ended="failed", reason="never recorded", hopeless=True)
+    assert going.states == ["running", "failed"]
+    assert going.begin().trial_id == "t0002"
+
+
+def test_a_driver_that_dies_while_the_sweep_is_interrupted_goes_on_another_time(tmp_path):
+    going = Sweep(tmp_path)
+    going.begin()
+    going.stage.is_interrupted = True
+    going.tune.search_alg.on_trial_complete("t0000", error=True)
+    assert going.states == ["running"]
+
+
 def test_what_is_interrupted_goes_on_another_time(tmp_path):
     going = Sweep(tmp_path)
     first, _ = going.begin(), going.begin()
@@ -156,6 +177,18 @@ def test_a_budget_that_is_used_up_stops_what_runs(tmp_path, monkeypatch):
     going.stage.close()
     (record,) = newest_records(going.directory.trials)
     assert (record.state, record.reason) == ("stopped", "budget.hours 1 is used up")
+
+
+def test_no_trial_begins_whose_end_a_budget_would_not_bear(tmp_path):
+    """Its workers' grace and a quarter of a minute, each counted four times."""
+    ends = (30 + 15) * 4 / 3600
+    scale = {"workers": 4, "grace_seconds": 30}
+    going = Sweep(tmp_path, budget={"gpu_hours": 1.5 * ends}, base={"scale": scale})
+    assert going.begin().trial_id == "t0000"
+    assert going.begin() is None
+    going.stage.close()
+    assert going.states == ["stopped", "stopped"]
+    assert not (going.directory.path / "orders/t0001.json").exists()
 
 
 class Told:
@@ -208,6 +241,53 @@ def test_a_driver_tells_measures_and_the_end(driver):
     assert Told.calls == [("begin", 4), ("stop", "the sweep")]
 
 
+def test_a_driver_that_waits_for_a_measure_hears_of_a_stop(driver):
+    """Ray Tune's `stop` comes between two results."""
+    Told.script += [Waiting.NOTHING_YET, Measure(5, 0.25)]
+    assert "objective" not in driver.train()
+    assert driver.train()["objective"] == 0.25
+
+
+def test_a_trial_is_asked_for_a_measure_for_a_moment_only(monkeypatch):
+    from concurrent.futures import Future
+
+    monkeypatch.setattr(run_trial, "MEASURE_WITHIN_SECONDS", 0.2)
+    trial = object.__new__(run_trial.RunTrial)
+    trial._done = Future()
+    trial._reader = SimpleNamespace(read_on=lambda: iter(()), check_has_come=lambda: None)
+    assert trial.measure() is Waiting.NOTHING_YET
+    trial._done.set_result(None)
+    assert trial.measure() is None
+
+
+def test_a_run_that_was_through_trains_the_weights_that_it_is_given(tmp_path, monkeypatch):
+    """It may have come to its end before the sweep has heard of the step that decides."""
+    run = RunDirectory.create(tmp_path, "tap", "small-t0000")
+    attempt = run.begin_attempt()
+    run.config.touch()
+    write_status(run.status, RunStatus(state="finished"))
+    SweepDirectory.at(tmp_path, "tap", "small").logs.mkdir(parents=True)
+    started = []
+    monkeypatch.setattr(run_trial, "go_on", lambda *_: started.append(run.begin_attempt()))
+    trial = object.__new__(run_trial.RunTrial)
+    trial._run, trial._attempt_is_known = run, SimpleNamespace(set=lambda: None)
+    folder = str(tmp_path / "tap/sweeps/small")
+    trial._order = SimpleNamespace(job=None, sweep=folder, trial="t0000", exploit=None)
+    trial._bring_to_its_end(None)
+    assert started == []
+    EventLog(run.events, attempt=attempt).record(exploit.KIND, number=1)
+    trial._bring_to_its_end(None)
+    trial._bring_to_its_end(None)
+    assert started == [2]
+
+
+def test_a_trial_without_news_trains_on(tmp_path):
+    going = Sweep(tmp_path)
+    first = going.begin()
+    assert going.result(first) == "CONTINUE"
+    assert [r.what for r in read_history(going.directory.trials)] == ["suggested", "started"]
+
+
 def test_a_driver_tells_failures(driver):
     Told.script += [Measure(5, math.nan), ValueError("no shards"), NeverMeasuredError("no loss")]
     assert driver.step()["reason"] == "train/loss is nan at step 5"
@@ -218,8 +298,8 @@ def test_a_driver_tells_failures(driver):
 def test_a_driver_follows_the_newest_order(driver):
     Told.script += [Measure(5, 0.2), Measure(3, 0.1)]
     driver.step()
-    exploit = Exploit(number=1, trial="t0002", step=2)
-    write_order(driver.first_order.model_copy(update={"exploit": exploit, "known": 2}))
+    change = Exploit(number=1, trial="t0002", step=2)
+    write_order(driver.first_order.model_copy(update={"exploit": change, "known": 2}))
     driver.step()
     assert Told.calls == [("begin", 4), ("exploit", "t0002")]
 

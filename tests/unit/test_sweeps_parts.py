@@ -12,19 +12,21 @@ from sweep_specs import spec_file, sweep, tree
 from tap_platform.config.load_profile import load_profile
 from tap_platform.config.mirror import MirrorConfig
 from tap_platform.config.sweep import validate_sweep
+from tap_platform.estimate.nodes import cpus_of_worker
+from tap_platform.launch.stages import recorded
 from tap_platform.places.find import find_profile, place_of
 from tap_platform.runs.directory import RunDirectory
 from tap_platform.runs.events import EventLog
 from tap_platform.runs.metrics import MetricsWriter
 from tap_platform.runs.mirror import Mirror
 from tap_platform.runs.prices import price_told, tell_price
-from tap_platform.runs.status import RunStatus, write_status
+from tap_platform.runs.status import RunStatus, read_status, update_status, write_status
 from tap_platform.sweeps.budget import Spending
 from tap_platform.sweeps.directory import SweepDirectory
 from tap_platform.sweeps.hand_over import at_place, make_submission
 from tap_platform.sweeps.objective import NeverMeasuredError, ObjectiveReader
 from tap_platform.sweeps.prices import prices_of
-from tap_platform.sweeps.room import NodeRoom, at_once, fitting
+from tap_platform.sweeps.room import NodeRoom, at_once, check_population, fitting
 from tap_platform.sweeps.story import short_keys
 from tap_platform.sweeps.trial_jobs import trial_job
 
@@ -82,6 +84,23 @@ def test_as_many_trials_train_as_find_room_whole(tmp_path):
     assert at_once(config.replaced(at_once=1), [job], [one_of_12] * 2, total=4) == 1
 
 
+def test_a_population_that_finds_no_room_as_a_whole_is_refused(tmp_path):
+    pbt = {"scheduler": {"type": "pbt", "every_steps": 3}, "budget": {"trials": 4}}
+    config = sweep(tmp_path, **pbt)
+    job = trial_job(config, {})
+    with pytest.raises(ValueError, match="its 4 trials side by side, and there is room for 2"):
+        at_once(config, [job], [NodeRoom(2 * cpus_of_worker(job), 0)], total=4)
+    check_population(config, 4, 4)
+    with pytest.raises(ValueError, match="there is room for 3"):
+        check_population(config, 4, 3)
+    _, profile = find_profile("node_8xh100")
+    job = {"scale": {"device": "gpu", "workers": 4}, "data": {"path": "data/scenes"}}
+    written = tree(tmp_path, base=job, **pbt)
+    del written["base"]["storage"], written["folder"]
+    with pytest.raises(ValueError, match="there is room for 2"):
+        at_place(validate_sweep(written, "small"), profile)
+
+
 def run_since(folder, name, seconds, *, ended_after=None):
     """A run whose driver started some seconds ago."""
     run = RunDirectory(folder / "runs" / "tap" / name)
@@ -120,6 +139,18 @@ def test_a_budget_counts_all_workers_and_keeps_back_what_trials_need_to_end(tmp_
     for run in (done, going):
         spending.add(run, job)
     assert spending.exhausted([going]) == "budget.gpu_hours 4.05 is used up"  # a minute of four
+
+
+def test_a_trial_that_still_ends_is_counted_until_it_has(tmp_path):
+    config = sweep(tmp_path, budget={"gpu_hours": 5.0})
+    job = trial_job(config, {})
+    spending = Spending(config, run_since(tmp_path, "sweep", 10), prices_of(config, job))
+    ends = run_since(tmp_path, "a", 3600)
+    spending.add(ends, job)
+    assert spending.gpu_hours(time.time()) == pytest.approx(0, abs=0.01)
+    EventLog(ends.events, attempt=1).record("interrupted")
+    write_status(ends.status, RunStatus(state="interrupted"))
+    assert spending.gpu_hours(time.time()) == pytest.approx(1, abs=0.01)
 
 
 class _Dear:
@@ -174,6 +205,28 @@ def test_a_sweep_is_mirrored_beside_the_runs_of_its_project(tmp_path):
     assert (tmp_path / "store/tap/sweeps/small/sweep.json").read_bytes() == there.spec.read_bytes()
 
 
+def test_a_sweep_that_was_killed_while_it_was_made_is_made_again(tmp_path):
+    config = sweep(tmp_path)
+    there = SweepDirectory.at(tmp_path, "tap", "small")
+    there.logs.mkdir(parents=True)
+    there.create(config)
+    assert there.read_config() == config
+    there.spec.unlink()
+    there.trials.touch()
+    with pytest.raises(ValueError, match="there is a sweep small already"):
+        there.create(config)
+    assert there.trials.exists()
+
+
+def test_a_sweep_that_a_budget_has_ended_tells_how_many_trials_it_had(tmp_path):
+    there = SweepDirectory.at(tmp_path, "tap", "small")
+    there.create(sweep(tmp_path))
+    with recorded(there.as_run, 4, verb="sweep"):
+        update_status(there.as_run.status, step=2)
+    status = read_status(there.as_run.status)
+    assert (status.state, status.step, status.max_steps) == ("finished", 2, 4)
+
+
 def test_a_sweep_is_found_by_name_and_path(tmp_path):
     config = sweep(tmp_path)
     there = SweepDirectory.at(tmp_path, "tap", "small")
@@ -217,6 +270,17 @@ def test_a_sweep_is_submitted_with_nodes_for_its_trials(tmp_path):
     assert "tap" in place.render(submission)
 
 
+def test_nodes_are_asked_for_by_the_largest_trial(tmp_path):
+    name, profile = find_profile("node_8xh100")
+    job = {"scale": {"device": "gpu"}, "data": {"path": "data/scenes"}}
+    written = tree(tmp_path, {"scale.workers": {"choice": [1, 4]}}, base=job)
+    del written["base"]["storage"], written["folder"]
+    config = at_place(validate_sweep(written, "small"), profile)
+    assert config.at_once == 2  # eight GPUs
+    place = place_of(name, profile)
+    assert make_submission(config, place, profile, with_code=False).job.scale.workers == 8
+
+
 def test_the_command_line_tells_what_would_run(tmp_path):
     from click.testing import CliRunner
 
@@ -230,3 +294,7 @@ def test_the_command_line_tells_what_would_run(tmp_path):
     assert CliRunner().invoke(tap, ["sweep"]).exit_code == 2
     told = CliRunner().invoke(tap, ["sweep", "--resume", "x", "some.yaml"])
     assert "leave out some.yaml" in told.output
+    for other in (["--dry-run"], ["--on", "site.yaml"], ["--run", "y"], ["--code", "git"]):
+        refused = CliRunner().invoke(tap, ["sweep", "--resume", "x", *other])
+        assert refused.exit_code == 2
+        assert f"--resume goes on here, as the sweep is: leave out {other[0]}" in refused.output

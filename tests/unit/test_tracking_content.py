@@ -279,7 +279,8 @@ def run_trials(folder):
         [("finished", 0.5), ("failed", None), ("stopped", 0.4), ("finished", 0.6)], start=1
     ):
         tell(folder, f"t000{number}", "running", None, "started", 0)
-        tell(folder, f"t000{number}", state, objective, "ended", 30 * number)
+        what = "measured" if state == "stopped" else "ended"
+        tell(folder, f"t000{number}", state, objective, what, 30 * number)
     (folder / "report" / "trials.md").write_text("| trial |")
     update_status(folder / "status.json", state="finished")
 

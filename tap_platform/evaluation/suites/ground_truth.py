@@ -126,10 +126,13 @@ class GroundTruth:
         }
 
     def first_images(self, count: int) -> GroundTruth:
-        """The same, of the first images only."""
+        """The same, of the first images only; its origin says so, if they are not all."""
+        if count >= len(self.images):
+            return self
         kept = list(self.images)[:count]
         return replace(
             self,
+            origin=f"{self.origin}, the first {count:,} of {len(self.images):,} images",
             images={identity: self.images[identity] for identity in kept},
             places={identity: self.places[identity] for identity in kept},
             annotations=[each for each in self.annotations if each["image_id"] in set(kept)],

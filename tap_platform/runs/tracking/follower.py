@@ -101,7 +101,8 @@ class Follower(BackgroundPasses):
         cursor = Cursor.load(self._cursor_path)
         session = self.tracker.start(self.source.shown(), cursor.run_id)
         if session.next_step is not None:
-            cursor = Cursor(first_step=session.next_step)
+            known = min(cursor.changes, self.source.changes_before(session.next_step))
+            cursor = Cursor(first_step=session.next_step, changes=known)
         cursor.run_id, cursor.state = session.run_id, None
         cursor.save(self._cursor_path)
         self._cursor = cursor

@@ -62,7 +62,7 @@ class MlflowTracker:
         self._params: dict[str, str] = {}
 
     def start(self, shown: Shown, run_id: str | None) -> Session:
-        """Open the run of that id, or the one tagged with this run's name, or a new one.
+        """Open the run of that id, or the one of this run's name and first start, or a new one.
 
         A stage or a trial lies below its parent, which is made if it is not there yet.
 
@@ -217,16 +217,16 @@ class MlflowTracker:
         # A parent and its children that start together must not make it twice.
         with locked(shown.path / ".mlflow.lock"):
             name_tag = NAME_TAGS[shown.kind]
-            named_so = f"tags.`{name_tag}` = '{shown.name}'"
-            found = client.search_runs([experiment_id], named_so, max_results=1)
+            # Many storages may share a server: a name alone is not one run.
+            started = _milliseconds(shown.started)
+            wanted = f"tags.`{name_tag}` = '{shown.name}' and attributes.start_time = {started}"
+            found = client.search_runs([experiment_id], wanted, max_results=1)
             if found:
                 return str(found[0].info.run_id)
             tags = {name_tag: shown.name, "tap.directory": str(shown.path)}
             if shown.parent is not None:
                 tags[PARENT_TAG] = self._find_or_create(client, experiment_id, shown.parent)
-            created = client.create_run(
-                experiment_id, _milliseconds(shown.started), tags, run_name=shown.name
-            )
+            created = client.create_run(experiment_id, started, tags, run_name=shown.name)
             return str(created.info.run_id)
 
 

@@ -51,6 +51,9 @@ class Source(Protocol):
     def send_changes(self, tracker: Tracker, cursor: Cursor) -> int:
         """Send what changed since the cursor's last change, and move it; how many there were."""
 
+    def changes_before(self, step: int) -> int:
+        """How many changes, from the first on, are of earlier steps."""
+
     def files(self, status: RunStatus) -> Iterator[Path]:
         """What a tracker keeps, in the order to be sent."""
 
@@ -111,6 +114,11 @@ class RunSource:
         tracker.set_tags({"changes": changes_text(changes)})
         cursor.changes = len(changes)
         return len(new)
+
+    def changes_before(self, step: int) -> int:
+        """Up to the first one of that step or a later one."""
+        steps = [change.step for change in self._changes()]
+        return next((number for number, at in enumerate(steps) if at >= step), len(steps))
 
     def _changes(self) -> list[Changed]:
         """Read anew only where something has happened since."""

@@ -22,6 +22,7 @@ from tap_platform.runs.tracking.source import files_below
 
 TABLE = "trials"
 KIND = "sweep"
+OVER = ("finished", "stopped", "failed")
 Trial = Mapping[str, Any]
 """A line of `trials.jsonl`."""
 
@@ -53,6 +54,10 @@ class SweepSource:
 
     def send_changes(self, tracker: Tracker, cursor: Cursor) -> int:
         """A sweep has none."""
+        return 0
+
+    def changes_before(self, step: int) -> int:
+        """None."""
         return 0
 
     def files(self, status: RunStatus) -> Iterator[Path]:
@@ -162,7 +167,7 @@ def _points(history: Iterable[Trial], highest: bool) -> Iterator[tuple[int, Metr
     """A record for each trial that has ended, with the number of its line."""
     over, best = 0, math.nan
     for number, line in enumerate(history):
-        if line.get("what") != "ended":
+        if line.get("state") not in OVER:  # one that a scheduler stops has no line of its own
             continue
         over += 1
         values = {"trials_over": float(over)}
