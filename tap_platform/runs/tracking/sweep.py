@@ -13,6 +13,7 @@ from tap_platform.runs.directory import RunDirectory
 from tap_platform.runs.files import all_records, read_json
 from tap_platform.runs.metrics import MetricsRecord
 from tap_platform.runs.status import RunStatus, read_status
+from tap_platform.runs.sweep_account import OVER
 from tap_platform.runs.tables import TableFile
 from tap_platform.runs.tracking import Follower, build_tracker
 from tap_platform.runs.tracking.base import Tracker, as_text, flatten
@@ -22,7 +23,6 @@ from tap_platform.runs.tracking.source import files_below
 
 TABLE = "trials"
 KIND = "sweep"
-OVER = ("finished", "stopped", "failed")
 Trial = Mapping[str, Any]
 """A line of `trials.jsonl`."""
 
