@@ -15,12 +15,12 @@ from tap_platform.places.look import Found
 from tap_platform.places.run_files import run_files
 from tap_platform.places.show_sweep import print_trials, seen_sweep, sweep_facts
 from tap_platform.places.states import RunState
+from tap_platform.runs.alive import ALIVE
 from tap_platform.runs.directory import RunDirectory
 from tap_platform.runs.events import read_events
 
 _SHOWN_FOR = timedelta(days=1)
 _LAST_EVENTS = 8
-_ALIVE = "alive"
 """A sign of life of a sweep's driver, every minute."""
 _COLOURS = {
     "running": "green",
@@ -164,7 +164,7 @@ def _facts(found: Found, state: RunState) -> dict[str, str]:
 
 
 def _print_events(directory: RunDirectory, console: Console) -> None:
-    events = [e for e in read_events(directory.events) if e.get("kind") != _ALIVE]
+    events = [e for e in read_events(directory.events) if e.get("kind") != ALIVE]
     for event in events[-_LAST_EVENTS:]:
         told = str(event.get("reason") or event.get("message") or "").partition("\n")[0]
         line = f"  {event['time'][:19]}  attempt {event['attempt']}  {event['kind']}  {told}"

@@ -7,10 +7,11 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from tap_platform.report.cards import shortened
+from tap_platform.runs.alive import ALIVE
 from tap_platform.runs.quarantine import KIND as QUARANTINED
 
 LONGEST_REASON = 600
-ROUTINE = frozenset({"checkpoint", QUARANTINED, "evaluated"})
+ROUTINE = frozenset({"checkpoint", QUARANTINED, "evaluated", ALIVE})
 """Kinds of events that are summed up, or shown elsewhere."""
 GRAVE = frozenset({"failed", "interrupted", "hang", "diverged", "returned", "checkpoint_skipped"})
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from tap_platform.launch.attempt import DRIVER_LOCK
 from tap_platform.launch.stages import has_finished
 from tap_platform.launch.train import create_run, go_on, train
+from tap_platform.runs.alive import SignsOfLife
 from tap_platform.runs.directory import RunDirectory
 from tap_platform.runs.files import locked, write_json
 from tap_platform.runs.prices import tell_price
@@ -36,11 +37,13 @@ class RunTrial:
         """Begin, or go on from the run's last checkpoint."""
         self._order = order
         self._run = RunDirectory(Path(order.run))
+        self._life = SignsOfLife(self._run)
         tell_price(order.price_per_hour, order.currency)
         self._begin(order.known)
 
     def measure(self) -> Measure | Waiting | None:
         """As `LiveTrial` says; the failure of the run is raised as it is."""
+        self._life.tell()
         until = time.monotonic() + MEASURE_WITHIN_SECONDS
         while True:
             was_over = self._done.done()

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from tap_platform.alerts.watch import Used
 from tap_platform.config.sweep import SweepConfig
+from tap_platform.runs.alive import SignsOfLife
 from tap_platform.runs.directory import RunDirectory
-from tap_platform.runs.events import EventLog
 from tap_platform.runs.status import update_status
 from tap_platform.sweeps.budget import Spending
 from tap_platform.sweeps.conductor import Conductor
@@ -19,7 +19,6 @@ from tap_platform.sweeps.records import TrialRecord, TrialState
 from tap_platform.sweeps.trial_jobs import trial_job
 
 LOOK_EVERY_SECONDS = 1.0
-ALIVE_EVERY_SECONDS = 60.0
 
 
 class Stage:
@@ -44,7 +43,7 @@ class Stage:
         """
         self._config, self._sweep, self._spending = config, sweep, spending
         self._at_once, self._runner = at_once, runner
-        self._events = EventLog(sweep.as_run.events, attempt=sweep.as_run.attempt)
+        self._life = SignsOfLife(sweep.as_run)
         self.conductor = Conductor(config, sweep.trials, sweep.name, self._last_step)
         self.running: set[str] = set()
         self.why_over = ""
@@ -53,7 +52,7 @@ class Stage:
         """Why no trial can succeed."""
         self.is_interrupted = False
         self.on_change: Callable[[TrialRecord], None] = lambda record: None
-        self._looked = self._alive = 0.0
+        self._looked = 0.0
         for record in self.conductor.trials.values():
             self._count(record)
 
@@ -120,7 +119,7 @@ class Stage:
         if not self.why_over and now - self._looked >= LOOK_EVERY_SECONDS:
             self._looked = now
             self.why_over = self._spending.exhausted(self._runs(self.running))
-            self._tell_alive(now)
+            self._life.tell()
         return self.why_over
 
     def used(self) -> dict[str, Used]:
@@ -169,12 +168,6 @@ class Stage:
 
     def _runs(self, trials: set[str]) -> list[RunDirectory]:
         return [self._sweep.run(self.conductor.trials[trial].run) for trial in trials]
-
-    def _tell_alive(self, now: float) -> None:
-        """So that the hours of a driver that is killed are known to a minute."""
-        if now - self._alive >= ALIVE_EVERY_SECONDS:
-            self._alive = now
-            self._events.record("alive")
 
     def _last_step(self, values: dict[str, object]) -> int:
         try:

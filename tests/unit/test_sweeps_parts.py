@@ -15,12 +15,14 @@ from tap_platform.config.sweep import validate_sweep
 from tap_platform.estimate.nodes import cpus_of_worker
 from tap_platform.launch.stages import recorded
 from tap_platform.places.find import find_profile, place_of
+from tap_platform.runs.alive import SignsOfLife
 from tap_platform.runs.directory import RunDirectory
-from tap_platform.runs.events import EventLog
+from tap_platform.runs.events import EventLog, read_events
 from tap_platform.runs.metrics import MetricsWriter
 from tap_platform.runs.mirror import Mirror
 from tap_platform.runs.prices import price_told, tell_price
 from tap_platform.runs.status import RunStatus, read_status, update_status, write_status
+from tap_platform.runs.usage import Usage
 from tap_platform.sweeps.budget import Spending
 from tap_platform.sweeps.directory import SweepDirectory
 from tap_platform.sweeps.hand_over import at_place, make_submission
@@ -188,6 +190,22 @@ def test_trials_share_the_price_that_the_driver_was_told(tmp_path, monkeypatch):
     assert price_told() == {"price_per_hour": 3.0, "currency": "EUR"}
     tell_price(0.0, "EUR")
     assert price_told() == {}
+
+
+def test_hours_of_a_driver_that_was_killed_are_known_to_a_minute(tmp_path, monkeypatch):
+    now = time.monotonic()
+    run = run_since(tmp_path, "killed", 3600)
+    life = SignsOfLife(run)
+    life.tell()
+    assert not read_events(run.events, "alive")
+    monkeypatch.setattr(time, "monotonic", lambda: now + 61)
+    life.tell()
+    life.tell()
+    EventLog(run.events, attempt=2).record("started")
+    usage = Usage()
+    usage.take(read_events(run.events))
+    assert len(read_events(run.events, "alive")) == 1
+    assert usage.driver_hours(time.time()) == pytest.approx(1, abs=0.01)
 
 
 def test_keys_are_told_as_shortly_as_they_differ():
