@@ -94,6 +94,7 @@ def test_every_address_of_this_computer_is_a_name_of_it(storage):
 def test_a_closed_terminal_ends_it_as_ctrl_c_does(number):
     before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)}
     try:
+        signal.signal(number, signal.SIG_DFL)  # `nohup` has it ignored
         end_as_by_ctrl_c()
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(number)
