@@ -253,7 +253,7 @@ def test_a_trial_is_asked_for_a_measure_for_a_moment_only(monkeypatch):
 
     monkeypatch.setattr(run_trial, "MEASURE_WITHIN_SECONDS", 0.2)
     trial = object.__new__(run_trial.RunTrial)
-    trial._done = Future()
+    trial._done, trial._life = Future(), SimpleNamespace(tell=lambda: None)
     trial._reader = SimpleNamespace(read_on=lambda: iter(()), check_has_come=lambda: None)
     assert trial.measure() is Waiting.NOTHING_YET
     trial._done.set_result(None)
