@@ -116,7 +116,6 @@ def test_lines_of_the_table_are_replaced_and_ordered(tmp_path):
     assert len(lines) == 8
 
 
-@pytest.mark.long
 @pytest.mark.timeout(480)
 def test_a_run_survives_what_it_is_made_for():
     """The suite plays in processes of its own: this one may be part of another Ray."""
