@@ -15,7 +15,7 @@ from tap_platform.runs.accounting import LOST_AFTER_SECONDS
 from tap_platform.runs.ledger import Fault
 from tap_platform.runs.status import RunStatus, read_status
 from tap_platform.sweeps.directory import SweepDirectory
-from tap_platform.sweeps.records import TrialRecord, read_history
+from tap_platform.sweeps.records import TrialRecord, ranked, read_history
 from tap_platform.sweeps.suggest import trials_of
 
 _EARLIEST_GUESS = 0.03
@@ -47,13 +47,7 @@ class SweepAccount:
     @cached_property
     def ranked(self) -> list[TrialRecord]:
         """The best first; those that failed or were never measured last."""
-        sign = -1.0 if self.config.objective.mode == "max" else 1.0
-
-        def order(record: TrialRecord) -> tuple[bool, float, str]:
-            is_out = record.objective is None or record.state == "failed"
-            return is_out, 0.0 if is_out else sign * (record.objective or 0.0), record.trial
-
-        return sorted(self.trials, key=order)
+        return ranked(self.trials, self.config.objective.mode)
 
     @property
     def best(self) -> TrialRecord | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -106,3 +107,14 @@ def read_history(path: Path) -> list[TrialRecord]:
 def newest_records(path: Path) -> list[TrialRecord]:
     """How each trial stands, in the order in which they began."""
     return list({record.trial: record for record in read_history(path)}.values())
+
+
+def ranked(records: Iterable[TrialRecord], mode: Literal["max", "min"]) -> list[TrialRecord]:
+    """Trials, the best first; those that failed or were never measured last."""
+    sign = -1.0 if mode == "max" else 1.0
+
+    def order(record: TrialRecord) -> tuple[bool, float, str]:
+        is_out = record.objective is None or record.state == "failed"
+        return is_out, 0.0 if is_out else sign * (record.objective or 0.0), record.trial
+
+    return sorted(records, key=order)

@@ -13,7 +13,7 @@ from tap_platform.config.sweep import SweepConfig
 from tap_platform.runs.files import write_atomic
 from tap_platform.sweeps.conductor import Conductor
 from tap_platform.sweeps.directory import SweepDirectory
-from tap_platform.sweeps.records import TrialRecord
+from tap_platform.sweeps.records import TrialRecord, ranked
 
 ROWS = 10
 
@@ -61,13 +61,7 @@ def print_best(
 
 def ranking(config: SweepConfig, conductor: Conductor) -> list[TrialRecord]:
     """All trials, the best first; those that failed or were never measured last."""
-    sign = -1.0 if config.objective.mode == "max" else 1.0
-
-    def order(record: TrialRecord) -> tuple[bool, float, str]:
-        is_out = record.objective is None or record.state == "failed"
-        return is_out, 0.0 if is_out else sign * (record.objective or 0.0), record.trial
-
-    return sorted(conductor.trials.values(), key=order)
+    return ranked(conductor.trials.values(), config.objective.mode)
 
 
 def told_values(values: dict[str, Any]) -> str:
